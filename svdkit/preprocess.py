@@ -102,6 +102,7 @@ def clip_pixels(
     out_height, out_width = (size, size) if isinstance(size, int) else size
     rows, columns = _antialiased_bicubic(height, out_height), _antialiased_bicubic(width, out_width)
     # One channel at a time, so that a large photograph is never in floating point as a whole.
+    pixels: npt.NDArray[np.float32]
     pixels = np.stack([rows @ channel.astype(np.float32) @ columns.T for channel in channels])
     pixels /= white
     return (pixels - _per_channel(mean)) / _per_channel(std)
@@ -157,9 +158,7 @@ def _load(item: object, name: str) -> list[Picture]:
         except (ImageError, MemoryError):
             raise
         except Exception as error:  # a lazily opened file is decoded only now, and decoders raise anything
-            raise ImageError(
-                f"`{name}` is a PIL image that cannot be decoded: {error}. {_EXPECTED}"
-            ) from error
+            raise ImageError(f"`{name}` is a PIL image that cannot be decoded: {error}.") from error
     if any(hasattr(item, method) for method in ("asnumpy", "detach", "__array__")):
         return _from_array(_to_numpy(item, name), name)
     raise ImageError(f"`{name}` has type {type(item).__name__}, which is not an image. {_EXPECTED}")
@@ -196,7 +195,7 @@ def _why_unreadable(path: Path, error: Exception) -> str:
         case UnidentifiedImageError() if path.stat().st_size == 0:
             return "is empty (0 bytes). Save or download it again."
         case UnidentifiedImageError():
-            return "is not in an image format that Pillow can read. Convert it to PNG or JPEG."
+            return "is not in an image format that Pillow can read, or is damaged. Convert it to PNG or JPEG."
     return f"is damaged or incomplete ({error}). Save or download it again."
 
 
@@ -218,7 +217,7 @@ def _to_8_bits(picture: Image.Image, name: str) -> Image.Image:
     values = np.asarray(picture).astype(np.float32)
     low, high = values.min(), values.max()
     white = next((white for white in _WHITES.get(picture.mode, (65535,)) if high <= white), None)
-    if white is None or not low >= 0:  # NaN fails one of the two
+    if white is None or low < 0:  # NaN and infinity exceed every white
         raise ImageError(
             f"`{name}` is a PIL image of mode {picture.mode} with values from {low:g} to {high:g}, "
             "but they must lie in [0, 255] or [0, 65535], or in [0, 1] in mode F. Scale them first."
@@ -240,6 +239,8 @@ def _to_numpy(tensor: Any, name: str) -> npt.NDArray[Any]:
         try:
             return read(tensor)
         except TypeError:  # bfloat16, which NumPy does not have
+            if not hasattr(tensor, "float"):
+                raise
             return read(tensor.float())
     except Exception as error:
         raise ImageError(
@@ -260,21 +261,16 @@ def _from_array(array: npt.NDArray[Any], name: str) -> list[Picture]:
     if "float" not in array.dtype.name:  # by name, since NumPy does not count bfloat16 among its floats
         raise ImageError(f"{arrived}, which is neither floating point nor uint8. {_EXPECTED}")
     if batch is None or batch.shape[1] != 3:
-        hint = " Move the last axis, which looks like the channels, to the front." * (
-            array.shape[-1:] == (3,)
-        )
+        hint = " Move the channels to the front." if array.shape[-1:] == (3,) else ""
         raise ImageError(f"{arrived}, but in float it must be (B, 3, H, W) or (3, H, W).{hint} {_EXPECTED}")
     batch = batch.astype(np.float32)
     low, high = batch.min(), batch.max()
     if not np.isfinite([low, high]).all():
         raise ImageError(f"{arrived} and contains NaN or infinity. Find out where they come from.")
     if low < -_SLACK or high > 1 + _SLACK:
-        mend = (
-            "add 1 and divide by 2"
-            if -1 - _SLACK <= low < 0 and high <= 1 + _SLACK
-            else "scale it, as by 1/255"
-        )
-        raise ImageError(f"{arrived} with values from {low:g} to {high:g}, but expected are [0, 1]: {mend}.")
+        signed = -1 - _SLACK <= low < 0 and high <= 1 + _SLACK
+        mend = "add 1 and divide by 2" if signed else "divide by the largest possible value, such as 255"
+        raise ImageError(f"{arrived} with values from {low:g} to {high:g}, not in [0, 1]: {mend}.")
     return list(batch.clip(0, 1))
 
 

@@ -16,6 +16,7 @@ from itertools import pairwise
 from math import ceil
 from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +30,12 @@ _ENCODERS = {
     ".mp4": ("-c:v", "libx264", "-crf", "16", "-movflags", "+faststart"),
     ".webm": ("-c:v", "libvpx-vp9", "-crf", "16", "-b:v", "0", "-row-mt", "1", "-cpu-used", "2"),
 }
-# Untagged video is shown in whichever colours a player guesses from its size; this converts to BT.709 and says so.
-_COLOURS = "scale=out_color_matrix=bt709:out_range=tv,setparams=color_primaries=bt709:color_trc=bt709"
+# Players guess the colours of untagged video from its size, so this converts to BT.709 and says so: new
+# versions of ffmpeg take the tags from the filters, old ones from the options.
+_COLOURS = (
+    *("-vf", "scale=out_color_matrix=bt709:out_range=tv,setparams=color_primaries=bt709:color_trc=bt709"),
+    *("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"),
+)
 
 # Viewers slow a GIF down to 10 frames a second when a delay is under two of the format's 10 ms ticks.
 _GIF_MAX_FPS = 50
@@ -50,47 +55,29 @@ def _ffmpeg() -> str:
 
 
 def _write_encoded(path: Path, images: Sequence[Image.Image], rate: Fraction) -> None:
-    """H.264 or VP9 in yuv420p. An odd width or height gets its last column or row twice, as 4:2:0 needs even ones."""
+    """H.264 or VP9 in yuv420p, which needs even sizes: the last column or row of odd ones is repeated."""
     width, height = images[0].size
     edges = ((0, height % 2), (0, width % 2), (0, 0))
     size = f"{width + width % 2}x{height + height % 2}"
     source = ("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", str(rate), "-i", "-")
-    target = ("-vf", _COLOURS, "-colorspace", "bt709", "-color_range", "tv", "-pix_fmt", "yuv420p")
-    command = (_ffmpeg(), "-v", "error", *source, *target, *_ENCODERS[path.suffix], str(path))
-    with (
-        # A pipe that nobody reads while frames are sent could fill up and stop ffmpeg; a file cannot.
-        tempfile.TemporaryFile() as log,
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log) as process,
-    ):
-        assert process.stdin is not None
-        try:
-            for image in images:
-                process.stdin.write(np.pad(np.asarray(image), edges, mode="edge").tobytes())
-            process.stdin.close()
-        except BrokenPipeError:
-            pass  # ffmpeg gave up, and its last words say more than this error does
-        except BaseException:
-            process.kill()
-            raise
-        status = _wait(process)
-        log.seek(0)
-        words = log.read().decode(errors="replace").split("\n")
-    if status:
-        reason = next((line.strip() for line in reversed(words) if line.strip()), f"exit status {status}")
-        raise OutputError(f"ffmpeg could not write the {path.suffix} file: {reason}")
-
-
-def _wait(process: subprocess.Popen[bytes]) -> int:
-    """Exit status of `process`, which does not outlive an interruption."""
-    try:
-        return process.wait()
-    except BaseException:
-        process.kill()
-        raise
+    target = (*_COLOURS, "-pix_fmt", "yuv420p", *_ENCODERS[path.suffix], str(path))
+    command = (_ffmpeg(), "-v", "error", *source, *target)
+    # A file, as the error of a pipe that breaks would hide ffmpeg's own message, or an interruption.
+    with tempfile.TemporaryFile() as raw:
+        for image in images:
+            raw.write(np.pad(np.asarray(image), edges, mode="edge").tobytes())
+        raw.seek(0)
+        done = subprocess.run(command, stdin=raw, capture_output=True, check=False)
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").split("\n")
+        reason = next((line.strip() for line in reversed(lines) if line.strip()), "it gave no reason")
+        raise OutputError(
+            f"ffmpeg failed to write the {path.suffix} (exit status {done.returncode}): {reason}"
+        )
 
 
 def _write_gif(path: Path, images: Sequence[Image.Image], rate: Fraction) -> None:
-    """One palette for all frames, so that still parts do not flicker, and Floyd-Steinberg dithering.
+    """Floyd-Steinberg dithering to one palette for all frames, as colours would jump between palettes.
 
     Above 50 frames a second some frames are left out, for the sake of the length of the whole.
     """
@@ -98,7 +85,7 @@ def _write_gif(path: Path, images: Sequence[Image.Image], rate: Fraction) -> Non
         count = ceil(len(images) * _GIF_MAX_FPS / rate)
         images = [images[int(i * rate / _GIF_MAX_FPS)] for i in range(count)]
         rate = Fraction(_GIF_MAX_FPS)
-    # 16 frames of at most 256 x 256 pixels choose the colours as well as all pixels would, and at once.
+    # 16 frames of at most 256 x 256 pixels choose nearly the colours that all pixels would, and at once.
     stride = ceil(max(images[0].size) / 256)
     samples = [np.asarray(image)[::stride, ::stride] for image in images[:: ceil(len(images) / 16)]]
     palette = Image.fromarray(np.concatenate(samples)).quantize(256)
@@ -119,17 +106,17 @@ def _durations(count: int, rate: Fraction, ticks_per_second: int) -> list[int]:
 
 
 def _save_animation(
-    path: Path, images: Sequence[Image.Image], milliseconds: list[int], **options: int
+    path: Path, images: Sequence[Image.Image], milliseconds: list[int], **options: Any
 ) -> None:
-    """An endless loop, through Pillow. Frames equal to the one before may be stored as one that lasts longer."""
+    """An endless loop, through Pillow, which may store equal neighbours as one frame that lasts longer."""
     first, *rest = images
     try:
         first.save(path, save_all=True, append_images=rest, duration=milliseconds, loop=0, **options)
     except (OverflowError, RuntimeError, ValueError) as error:
         width, height = first.size
         raise OutputError(
-            f"{len(images)} frames of {width} x {height} pixels, shown for {milliseconds[0]} ms each, do not fit "
-            f"the {path.suffix} format ({error}). Write an .mp4 or a folder of PNGs."
+            f"{len(images)} frames of {width} x {height} pixels, shown for {milliseconds[0]} ms each, do not "
+            f"fit the {path.suffix} format ({error}). Write an .mp4 or a folder of PNGs."
         ) from error
 
 
@@ -174,8 +161,8 @@ def check_output(path: str | os.PathLike[str], *, fps: float = 7, overwrite: boo
     if suffix not in SUFFIXES:
         known = ", ".join(filter(None, SUFFIXES))
         raise OutputError(
-            f"{path}: {path.suffix} files cannot be written. Choose one of {known}, or a name without a suffix "
-            "for a folder of PNGs."
+            f"{path}: {path.suffix} files cannot be written. Choose one of {known}, or a name without a "
+            "suffix for a folder of PNGs."
         )
     with _as_output_error(path):
         target = path.resolve()
@@ -289,7 +276,8 @@ def _scratch(target: Path) -> tempfile.TemporaryDirectory[str]:
 
     Files made in it get the permissions that the umask asks for, which those of `tempfile` do not.
     """
-    return tempfile.TemporaryDirectory(prefix=".svdkit-", dir=target.parent)
+    # A finished video is not to be reported as failed because of what could not be tidied up.
+    return tempfile.TemporaryDirectory(prefix=".svdkit-", dir=target.parent, ignore_cleanup_errors=True)
 
 
 @contextmanager
@@ -299,5 +287,5 @@ def _as_output_error(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(
-            f"{path} cannot be written: {error.strerror or error}. Make that possible or choose another place."
+            f"{path} cannot be written: {error.strerror or error}. Mend that or choose another place."
         ) from error

@@ -1,0 +1,261 @@
+"""MindSpore on a CPU, where only some operators are fast; times below are for 5.9 M elements on two cores.
+
+Maps are `(N, H, W, C)`, so tokens are views. Convolutions are products of gathered patches with the weights,
+since the stock `conv2d` is a reference loop here (44 s where patches take 0.15 s). Broadcasting and strided copies
+take 20 ms where `BiasAdd`, same-shape arithmetic and gathering whole rows take 2: rows are therefore spread,
+shuffled and padded by gathering them with index tables, which are made once for each shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import mindspore as ms
+import numpy as np
+import numpy.typing as npt
+from mindspore import Parameter, ops
+
+from svdkit.backend import Array, Host, Layer, Map
+
+from .base import MindSporeBackend, constant
+
+PATCH_ELEMENTS = 2**25
+"""Patches gathered at a time: 128 MB. Smaller pieces are no faster, larger ones no longer fit beside the weights."""
+SCORE_ELEMENTS = 2**26
+"""Attention scores held at a time: 256 MB, and again for their softmax."""
+
+_matmul = ops.MatMul()
+_matmul_t = ops.MatMul(transpose_b=True)
+_bmm = ops.BatchMatMul()
+_bmm_t = ops.BatchMatMul(transpose_b=True)
+_bias_add = ops.BiasAdd()
+_softmax = ops.Softmax(-1)
+
+
+class MindSporeCPU(MindSporeBackend):
+    """Kernels composed of the operators that are fast on a CPU."""
+
+    devices = ("cpu",)
+    dtypes = ("float32",)  # no kernels for bfloat16; in float16 convolution and norms are slower than in float32
+
+    def __init__(self, device: str | None = None, dtype: str | None = None) -> None:
+        super().__init__(device, dtype)
+        # Asynchronous launch keeps a core spinning and halves the speed of matrix products on two. The setting is
+        # the process's, and MindSpore heeds it only before its first operator: it is made here and left so.
+        ms.set_context(pynative_synchronize=True)
+
+    def to_map(self, x: Array) -> Map:
+        return x.transpose(0, 2, 3, 1)
+
+    def from_map(self, x: Map) -> Array:
+        return x.transpose(0, 3, 1, 2)
+
+    def tokens(self, x: Map) -> Array:
+        return x.reshape(x.shape[0], -1, x.shape[3])
+
+    def from_tokens(self, x: Array, height: int, width: int) -> Map:
+        return x.reshape(x.shape[0], height, width, x.shape[2])
+
+    def size(self, x: Map) -> tuple[int, int]:
+        return x.shape[1], x.shape[2]
+
+    def concat_channels(self, a: Map, b: Map) -> Map:
+        return ops.concat((a, b), -1)
+
+    def upsample(self, x: Map, height: int, width: int) -> Map:
+        n, h, w, channels = x.shape
+        table = _table(lambda: _nearest(h, w, height, width), "upsample", h, w, height, width)
+        return ops.gather(x.reshape(n, h * w, channels), table, 1).reshape(n, height, width, channels)
+
+    def conv2d(
+        self, weight: Host, bias: Host | None, stride: int = 1, padding: tuple[int, int] = (1, 1)
+    ) -> Layer:
+        out, channels, kernel, _ = weight.shape
+        if kernel == stride == 1 and padding == (0, 0):
+            return self.linear(weight[:, :, 0, 0], bias)
+        matrix = constant(weight.transpose(0, 2, 3, 1).reshape(out, -1), self.dtype)
+        offset = constant(np.zeros(out) if bias is None else bias, self.dtype)
+        before, after = padding
+        taps = kernel * kernel
+
+        def apply(x: Map) -> Map:
+            n, h, w, _ = x.shape
+            height, width = ((size + before + after - kernel) // stride + 1 for size in (h, w))
+            rows = x.reshape(n, h * w, channels)
+            if before or after:  # one more row, of zeros, is what lies outside
+                rows = ops.concat((rows, ops.zeros((n, 1, channels), x.dtype)), 1)
+            step = max(1, PATCH_ELEMENTS // (n * taps * channels))
+            pieces = []
+            for start in range(0, height * width, step):
+                stop = min(start + step, height * width)
+                table = _table(
+                    lambda: _patches(h, w, height, width, kernel, stride, before)[start * taps : stop * taps],
+                    *("patches", h, w, kernel, stride, padding, start, stop),
+                )
+                patches = ops.gather(rows, table, 1).reshape(-1, taps * channels)
+                pieces.append(_bias_add(_matmul_t(patches, matrix), offset).reshape(n, stop - start, out))
+            return self.concat(pieces, 1).reshape(n, height, width, out)
+
+        return apply
+
+    def temporal_conv(self, weight: Host, bias: Host) -> Layer:
+        out, channels, kernel = weight.shape[:3]
+        matrix = constant(weight[..., 0, 0].transpose(0, 2, 1).reshape(out, -1), self.dtype)
+        offset = constant(bias, self.dtype)
+
+        def apply(x: Map, frames: int) -> Map:
+            n, h, w, _ = x.shape
+            # The same patches as in space, of a picture one column wide whose rows are the frames' rows.
+            rows = ops.concat((x.reshape(-1, frames * h * w, channels), ops.zeros((n // frames, 1, channels), x.dtype)), 1)
+            step = max(1, PATCH_ELEMENTS // (n // frames * kernel * channels))
+            pieces = []
+            for start in range(0, frames * h * w, step):
+                stop = min(start + step, frames * h * w)
+                table = _table(
+                    lambda: _frame_patches(frames, h * w, kernel)[start * kernel : stop * kernel],
+                    *("frames", frames, h * w, kernel, start, stop),
+                )
+                patches = ops.gather(rows, table, 1).reshape(-1, kernel * channels)
+                pieces.append(_bias_add(_matmul_t(patches, matrix), offset).reshape(n // frames, stop - start, out))
+            return self.concat(pieces, 1).reshape(n, h, w, out)
+
+        return apply
+
+    def linear(self, weight: Host, bias: Host | None) -> Layer:
+        # `ops.dense` takes 250 ms where the product and `BiasAdd` take 80.
+        matrix = constant(weight, self.dtype)
+        offset = None if bias is None else constant(bias, self.dtype)
+
+        def apply(x: Array) -> Array:
+            y = _matmul_t(x.reshape(-1, x.shape[-1]), matrix)
+            if offset is not None:
+                y = _bias_add(y, offset)
+            return y.reshape(*x.shape[:-1], matrix.shape[0])
+
+        return apply
+
+    def group_norm(self, weight: Host, bias: Host, groups: int, eps: float, silu: bool) -> Layer:
+        channels = weight.shape[0]
+        # Products with ones sum over positions, one with this averages over a group: 1 ms, `mean` takes 23.
+        average = constant(np.kron(np.eye(groups), np.full((channels // groups,) * 2, groups / channels)), self.dtype)
+        scale, shift = constant(weight, self.dtype), constant(bias, self.dtype)
+
+        def apply(x: Map, frames: int = 1) -> Map:
+            videos = x.shape[0] // frames
+            rows = x.reshape(videos, -1, channels)
+
+            def mean(rows: Array) -> Array:
+                count = rows.shape[1]
+                sums = _bmm(ops.ones((videos, 1, count), x.dtype), rows).reshape(videos, channels)
+                return _matmul(sums * (1 / count), average)
+
+            # Centred first: the difference of two large sums would lose the digits of the variance.
+            rows = rows - self._spread(mean(rows), rows.shape[1])
+            gain = ops.rsqrt(mean(rows * rows) + eps) * scale
+            rows = rows * self._spread(gain, rows.shape[1])
+            y = _bias_add(rows.reshape(-1, channels), shift).reshape(x.shape)
+            return ops.silu(y) if silu else y
+
+        return apply
+
+    def layer_norm(self, weight: Host, bias: Host, eps: float) -> Layer:
+        scale, shift = constant(weight, self.dtype), constant(bias, self.dtype)
+        norm = ops.LayerNorm(begin_norm_axis=1, begin_params_axis=1, epsilon=eps)
+        return lambda x: norm(x.reshape(-1, x.shape[-1]), scale, shift)[0].reshape(x.shape)
+
+    def gelu(self, x: Array) -> Array:
+        return x * (ops.erf(x * 0.5**0.5) * 0.5 + 0.5)
+
+    def attention(self, q: Array, k: Array, v: Array, heads: int) -> Array:
+        return self._attention(q, k, v, 1, heads)
+
+    def temporal_attention(self, q: Array, k: Array, v: Array, heads: int, frames: int) -> Array:
+        return self._attention(q, k, v, frames, heads)
+
+    def add_rows(self, x: Array | Map, rows: Array) -> Array | Map:
+        return x + self._spread(rows, int(np.prod(x.shape[:-1])) // rows.shape[0]).reshape(x.shape)
+
+    def _spread(self, rows: Array, times: int) -> Array:
+        """`(R, C)` to `(R, times, C)`: gathered, since broadcasting takes ten times as long."""
+        count, channels = rows.shape
+        table = _table(lambda: np.repeat(np.arange(count), times), "spread", count, times)
+        return ops.gather(rows, table, 0).reshape(count, times, channels)
+
+    def _attention(self, q: Array, k: Array, v: Array, frames: int, heads: int) -> Array:
+        """Attention along positions, or, with frames, along the frames at each position.
+
+        Splitting heads, and frames from positions, is one gather of head-sized rows: 3 ms, a transpose takes 14.
+        """
+        shape = q.shape
+        if frames > 1:  # all frames of a video in one sequence, `frames` runs of positions
+            q, k, v = (x.reshape(x.shape[0] // frames, -1, x.shape[2]) for x in (q, k, v))
+
+        def split(x: Array) -> Array:
+            n, rows, channels = x.shape
+            table = _table(lambda: _split(rows, frames, heads), "split", rows, frames, heads)
+            length = frames if frames > 1 else rows
+            return ops.gather(x.reshape(n, rows * heads, -1), table, 1).reshape(-1, length, channels // heads)
+
+        q, k, v = split(q * (shape[2] // heads) ** -0.5), split(k), split(v)
+        count, length, _ = q.shape
+        batch = max(1, SCORE_ELEMENTS // (length * k.shape[1]))
+        block = max(1, SCORE_ELEMENTS // k.shape[1])
+        pieces = [
+            self.concat(
+                [
+                    _bmm(_softmax(_bmm_t(q[i : i + batch, j : j + block], k[i : i + batch])), v[i : i + batch])
+                    for j in range(0, length, block)
+                ],
+                1,
+            )
+            for i in range(0, count, batch)
+        ]
+        y = self.concat(pieces, 0)
+        rows = shape[1] * frames if frames > 1 else shape[1]
+        table = _table(lambda: np.argsort(_split(rows, frames, heads)), "merge", rows, frames, heads)
+        return ops.gather(y.reshape(-1, rows * heads, y.shape[2]), table, 1).reshape(shape)
+
+
+_TABLES: dict[tuple[object, ...], Parameter] = {}
+
+
+def _table(make: Callable[[], npt.NDArray[np.int64]], *key: object) -> Parameter:
+    """An index table, kept for the shapes that ask for it again at every step."""
+    if key not in _TABLES:
+        _TABLES[key] = constant(make().astype(np.int32), "int32")
+    return _TABLES[key]
+
+
+def _nearest(h: int, w: int, height: int, width: int) -> npt.NDArray[np.int64]:
+    rows, columns = np.arange(height) * h // height, np.arange(width) * w // width
+    return (rows[:, None] * w + columns).ravel()
+
+
+@lru_cache(maxsize=1)
+def _patches(
+    h: int, w: int, height: int, width: int, kernel: int, stride: int, before: int
+) -> npt.NDArray[np.int64]:
+    """For each output position, the input rows that its patch covers; `h * w` is outside."""
+    taps = np.arange(kernel) - before
+    y = (np.arange(height) * stride)[:, None, None, None] + taps[:, None]
+    x = (np.arange(width) * stride)[:, None, None] + taps
+    inside = (y >= 0) & (y < h) & (x >= 0) & (x < w)
+    return np.where(inside, y * w + x, h * w).ravel()
+
+
+@lru_cache(maxsize=1)
+def _frame_patches(frames: int, positions: int, kernel: int) -> npt.NDArray[np.int64]:
+    """For each frame and position, the same position in the frames around it."""
+    frame = np.arange(frames)[:, None, None] + np.arange(kernel) - kernel // 2
+    inside = (frame >= 0) & (frame < frames)
+    rows = frame * positions + np.arange(positions)[:, None]
+    return np.where(inside, rows, frames * positions).ravel()
+
+
+def _split(rows: int, frames: int, heads: int) -> npt.NDArray[np.int64]:
+    """Rows of `(frames, positions, heads)` in the order `(positions, heads, frames)`, or `(heads, positions)`."""
+    table = np.arange(rows * heads)
+    if frames == 1:
+        return table.reshape(rows, heads).T.ravel()
+    return table.reshape(frames, rows // frames, heads).transpose(1, 2, 0).ravel()

@@ -1,0 +1,1 @@
+"""Schedulers and sigma schedules that come with svdkit."""
