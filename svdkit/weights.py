@@ -209,7 +209,7 @@ def write_weights(path: Path, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
     try:
         temporary.touch()
         mode = temporary.stat().st_mode
-        # transformers refuses files whose metadata lack the format.
+        # Some versions of transformers refuse a file whose metadata lack the format.
         save_file(contiguous, temporary, metadata={"format": "pt"})
         temporary.chmod(mode)  # some versions of safetensors leave a file that only its owner can read
         temporary.replace(path)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from svdkit.errors import CheckpointError, InputError, OutputError, SvdkitError, WeightsError
@@ -61,6 +62,8 @@ def test_what_is_written_is_read_back(tmp_path, dtype):
     write_weights(tmp_path / f"{STEM}.safetensors", sample(dtype))
     with Weights.open(tmp_path, STEM) as weights:
         assert_same(weights, sample(dtype))
+    with safe_open(tmp_path / f"{STEM}.safetensors", framework="numpy") as file:
+        assert file.metadata() == {"format": "pt"}
 
 
 def test_arrays_that_do_not_lie_in_order_are_written_by_value(tmp_path):

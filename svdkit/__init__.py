@@ -1,0 +1,56 @@
+"""Stable Video Diffusion behind one plugin-based, multi-backend interface.
+
+    import svdkit
+    video = svdkit.generate("photo.jpg", seed=7)
+    video.save("out.mp4")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .generate import generate
+    from .hookspecs import ComponentSpec, PluginSpec, hookimpl
+    from .output import StableVideoDiffusionPipelineOutput
+    from .pipeline import StableVideoDiffusionPipeline
+    from .plugins import list_backends, list_schedulers, list_sigma_schedules
+    from .sampling import sample
+
+_WHERE = {
+    "generate": "generate",
+    "ComponentSpec": "hookspecs",
+    "PluginSpec": "hookspecs",
+    "hookimpl": "hookspecs",
+    "StableVideoDiffusionPipelineOutput": "output",
+    "StableVideoDiffusionPipeline": "pipeline",
+    "list_backends": "plugins",
+    "list_schedulers": "plugins",
+    "list_sigma_schedules": "plugins",
+    "sample": "sampling",
+}
+
+__all__ = [
+    "ComponentSpec",
+    "PluginSpec",
+    "StableVideoDiffusionPipeline",
+    "StableVideoDiffusionPipelineOutput",
+    "generate",
+    "hookimpl",
+    "list_backends",
+    "list_schedulers",
+    "list_sigma_schedules",
+    "sample",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when first used: `import svdkit` stays as quick as nothing.
+    if name not in _WHERE:
+        raise AttributeError(f"module 'svdkit' has no attribute {name!r}")
+    value = getattr(import_module(f".{_WHERE[name]}", __name__), name)
+    globals()[name] = value
+    return value

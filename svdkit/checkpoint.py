@@ -1,0 +1,193 @@
+"""A checkpoint folder: its networks on a backend, its sampling settings, and writing one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from attrs import field, frozen
+
+from .arch.clip_vision import CLIPVision
+from .arch.unet import UNet
+from .arch.vae import VAE
+from .backend import Backend, Host
+from .config import CLIPVisionConfig, UNetConfig, VAEConfig, from_dict, read_json
+from .errors import CheckpointError
+from .params import Params, WeightSource, build
+from .plugins import registry
+from .preprocess import CLIP_MEAN, CLIP_STD
+from .sigmas import RHO, karras
+from .weights import STEMS, Weights, write_weights
+
+PIPELINE = "StableVideoDiffusionPipeline"
+SCHEDULERS = {"EulerDiscreteScheduler": "euler"}
+"""The scheduler that a class named in `scheduler_config.json` stands for."""
+
+_ARCHITECTURES: dict[str, tuple[type[Any], Callable[[Any, Params], Any]]] = {
+    "unet": (UNetConfig, UNet),
+    "vae": (VAEConfig, VAE),
+    "image_encoder": (CLIPVisionConfig, CLIPVision),
+}
+
+
+@frozen
+class FeatureExtractor:
+    """How the image encoder's pixels are normalised: `feature_extractor/preprocessor_config.json`."""
+
+    strict_keys = False  # svdkit has resizing and cropping of its own, as the reference pipeline has
+
+    image_mean: tuple[float, ...] = field(default=CLIP_MEAN, converter=tuple)
+    image_std: tuple[float, ...] = field(default=CLIP_STD, converter=tuple)
+
+
+@frozen
+class SchedulerConfig:
+    """`scheduler/scheduler_config.json`: which scheduler, and which noise levels."""
+
+    strict_keys = False  # betas and timestep spacing do not matter to continuous noise levels
+
+    class_name: str = "EulerDiscreteScheduler"
+    prediction_type: str = "v_prediction"
+    timestep_type: str = "continuous"
+    use_karras_sigmas: bool = True
+    sigma_min: float = 0.002
+    sigma_max: float = 700.0
+
+    @property
+    def scheduler(self) -> str:
+        """Name of the scheduler.
+
+        Raises:
+            CheckpointError: svdkit has none that stands for this class.
+        """
+        if self.class_name not in SCHEDULERS:
+            raise CheckpointError(
+                f"The checkpoint's scheduler is {self.class_name!r}, which no scheduler here stands for; "
+                "choose one by name, for instance scheduler='euler'."
+            )
+        return SCHEDULERS[self.class_name]
+
+    def sigmas(self, steps: int) -> list[float]:
+        """The checkpoint's noise levels for a number of steps, and the final 0.
+
+        Raises:
+            CheckpointError: they are of a kind that a model with continuous noise levels is not sampled with.
+        """
+        if (self.prediction_type, self.timestep_type) != ("v_prediction", "continuous") or not self.use_karras_sigmas:
+            raise CheckpointError(
+                f"The checkpoint's scheduler has prediction_type {self.prediction_type!r}, timestep_type "
+                f"{self.timestep_type!r} and use_karras_sigmas {self.use_karras_sigmas}; Stable Video Diffusion has "
+                "'v_prediction', 'continuous' and True. Pass `sigmas` if the model is one all the same."
+            )
+        return karras(steps, self.sigma_min, self.sigma_max, RHO)
+
+
+@frozen
+class CLIPWeights:
+    """An image encoder's weights under the names that most checkpoints use.
+
+    Some lack the prefix `vision_model.`, some carry position ids or the whole text tower: both are known and do
+    not matter.
+    """
+
+    source: WeightSource
+    names: Mapping[str, str] = field(init=False)
+    """The usual name of each key that matters, and the key."""
+
+    @names.default
+    def _usual_names(self) -> Mapping[str, str]:
+        extra = ("text_model.", "text_projection.", "logit_scale")
+        usual = ("vision_model.", "visual_projection.")
+        keys = [k for k in self.source.keys() if not k.startswith(extra) and not k.endswith("position_ids")]
+        return {key if key.startswith(usual) else f"vision_model.{key}": key for key in keys}
+
+    def keys(self) -> Iterable[str]:
+        """Usual names."""
+        return self.names.keys()
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Of the tensor with that usual name."""
+        return self.source.shape(self.names[key])
+
+    def read(self, key: str) -> Host:
+        """The tensor with that usual name."""
+        return self.source.read(self.names[key])
+
+
+def check_pipeline(folder: Path) -> None:
+    """Raises `CheckpointError` unless the folder is a checkpoint of Stable Video Diffusion."""
+    found = read_json(folder / "model_index.json").get("_class_name")
+    if found != PIPELINE:
+        raise CheckpointError(f"{folder} is a checkpoint of {found}, expected one of {PIPELINE}.")
+
+
+def load_component(
+    name: str, folder: Path, backend: Backend, *, variant: str | None = None, choice: str | None = None
+) -> Any:
+    """One network of a checkpoint on a backend.
+
+    Args:
+        name: `"unet"`, `"vae"` or `"image_encoder"`.
+        folder: the checkpoint.
+        backend: where it is to run, and its dtype.
+        variant: which weights, for instance `"fp16"`.
+        choice: a plugin's replacement for it; see `svdkit.plugins.Registry.component`.
+
+    Raises:
+        CheckpointError: the configuration or the weights are missing, corrupt or do not fit each other.
+    """
+    folder = folder / name
+    replacement = registry().component(name, backend.name, choice)
+    if replacement is not None:
+        return replacement(folder, backend)
+    config_class, architecture = _ARCHITECTURES[name]
+    config = from_dict(config_class, read_json(folder / "config.json"))
+    if name == "vae" and backend.dtype == "float16" and config.force_upcast:
+        # Its activations leave float16's range on bright pictures, and frames come out black.
+        backend = backend.with_dtype("float32")
+    with Weights.open(folder, STEMS[name], variant) as weights:
+        source: WeightSource = CLIPWeights(weights) if name == "image_encoder" else weights
+        return build(lambda p: architecture(config, p), source, backend, str(folder))
+
+
+def load_scheduler_config(folder: Path) -> SchedulerConfig:
+    """A checkpoint's sampling settings."""
+    values = read_json(folder / "scheduler" / "scheduler_config.json")
+    return from_dict(SchedulerConfig, {**values, "class_name": values.get("_class_name")})
+
+
+def load_feature_extractor(folder: Path) -> FeatureExtractor:
+    """A checkpoint's normalisation."""
+    return from_dict(FeatureExtractor, read_json(folder / "feature_extractor" / "preprocessor_config.json"))
+
+
+def save_checkpoint(source: Path, target: Path, *, variant: str | None = None, dtype: str | None = None) -> None:
+    """Write a checkpoint again, as one file a component, in a layout that diffusers reads.
+
+    Args:
+        source: the checkpoint that was loaded.
+        target: a folder; made if there is none.
+        variant: which weights of the source.
+        dtype: dtype to store floats in, for instance `"float16"`; as they are if None.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    for name, stem in STEMS.items():
+        (target / name).mkdir(exist_ok=True)
+        shutil.copyfile(source / name / "config.json", target / name / "config.json")
+        with Weights.open(source / name, stem, variant) as weights:
+            tensors = {key: weights.read(key) for key in weights.keys()}
+        if dtype is not None:
+            tensors = {
+                key: value.astype(dtype) if np.issubdtype(value.dtype, np.floating) else value
+                for key, value in tensors.items()
+            }
+        write_weights(target / name / f"{stem}.safetensors", tensors)
+    for name in ("scheduler", "feature_extractor"):
+        shutil.copytree(source / name, target / name, dirs_exist_ok=True)
+    # Last, since it is what makes the folder a checkpoint.
+    index = json.dumps(read_json(source / "model_index.json"), indent=2)
+    (target / "model_index.json").write_text(index + "\n", encoding="utf-8")

@@ -1,0 +1,81 @@
+"""The shortest way from a picture to a video."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import evolve
+
+from .errors import InputError
+from .interfaces import Scheduler
+from .output import StableVideoDiffusionPipelineOutput
+from .pipeline import StableVideoDiffusionPipeline
+from .preprocess import ImageInput
+
+DEFAULT_MODEL = "stabilityai/stable-video-diffusion-img2vid-xt"
+
+
+def generate(
+    image: ImageInput,
+    *,
+    backend: str = "mindspore",
+    model: str | os.PathLike[str] = DEFAULT_MODEL,
+    scheduler: str | Scheduler | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    variant: str | None = None,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    token: str | None = None,
+    components: Mapping[str, str] | None = None,
+    compile: bool = False,
+    progress: bool = True,
+    **call: Any,
+) -> StableVideoDiffusionPipelineOutput:
+    """Load a model, and make videos that begin with a picture.
+
+    For several calls with one model, make a `StableVideoDiffusionPipeline` once and call it.
+
+    Args:
+        image: a PIL image, a path, an array `(B, 3, H, W)` in [0, 1], or a list of pictures or paths.
+        backend, model, scheduler, device, dtype, variant, revision, cache_dir, local_files_only, token, components,
+            compile: as `StableVideoDiffusionPipeline.from_pretrained` has them.
+        seed: of the first video; the i-th takes `seed + i`. Any if None; the result tells which.
+        progress: whether to show progress bars.
+        **call: the other parameters of `StableVideoDiffusionPipeline.__call__`.
+
+    Returns:
+        the frames, and everything that was used to make them.
+
+    Raises:
+        SvdkitError: see `from_pretrained` and `__call__`.
+    """
+    if seed is not None:
+        if call.get("generator") is not None:
+            raise InputError("Both seed and generator are given; pass one of them.")
+        call["generator"] = seed
+    call.pop("return_dict", None)
+    start = time.perf_counter()
+    pipe = StableVideoDiffusionPipeline.from_pretrained(
+        model,
+        backend=backend,
+        device=device,
+        dtype=dtype,
+        scheduler=scheduler,
+        variant=variant,
+        revision=revision,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        token=token,
+        components=components,
+        compile=compile,
+    )
+    load = time.perf_counter() - start
+    pipe.set_progress_bar_config(disable=not progress)
+    output: StableVideoDiffusionPipelineOutput = pipe(image, **call, return_dict=True)
+    return evolve(output, timings={"load": load, **output.timings})

@@ -1,0 +1,478 @@
+"""From a picture to a video: the call that users make."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from attrs import define
+
+from .backend import Array, Backend
+from .checkpoint import (
+    FeatureExtractor,
+    SchedulerConfig,
+    check_pipeline,
+    load_component,
+    load_feature_extractor,
+    load_scheduler_config,
+    save_checkpoint,
+)
+from .errors import InputError, NumericalError
+from .guidance import guidance_scales
+from .hub import resolve_model
+from .interfaces import VAE, ImageEncoder, Scheduler, UNet
+from .noise import Generator, Purpose, normal, seeds_of
+from .output import StableVideoDiffusionPipelineOutput
+from .plugins import make
+from .precondition import scalings
+from .preprocess import ImageInput, Picture, check_size, clip_pixels, load_images, vae_pixels
+from .sampling import get_scheduler, sample
+from .sigmas import check_steps, validate_sigmas
+
+OUTPUT_TYPES = {"pil": "pil", "np": "np", "tensor": "tensor", "pt": "tensor", "latent": "latent"}
+CALLBACK_TENSORS = ("latents", "image_latents", "image_embeddings", "added_time_ids", "guidance_scale")
+
+Callback = Callable[["StableVideoDiffusionPipeline", int, float, dict[str, Any]], Mapping[str, Any] | None]
+
+
+class StableVideoDiffusionPipeline:
+    """Stable Video Diffusion, image to video, on one backend.
+
+    Args:
+        vae: pixels to latents and back.
+        image_encoder: the image to the embedding of cross-attention.
+        unet: the denoising network.
+        scheduler: a name, or an object that satisfies `svdkit.interfaces.Scheduler`.
+        feature_extractor: how the image encoder's pixels are normalised.
+        sigma_schedule: noise levels for a number of steps, where the call does not give them.
+    """
+
+    def __init__(
+        self,
+        vae: VAE,
+        image_encoder: ImageEncoder,
+        unet: UNet,
+        scheduler: str | Scheduler = "euler",
+        feature_extractor: FeatureExtractor | None = None,
+        *,
+        sigma_schedule: Callable[[int], Sequence[float]] | None = None,
+    ) -> None:
+        self.vae = vae
+        self.image_encoder = image_encoder
+        self.unet = unet
+        self.scheduler = get_scheduler(scheduler)
+        self.feature_extractor = feature_extractor or FeatureExtractor()
+        self.sigma_schedule = sigma_schedule or SchedulerConfig().sigmas
+        self._origin: tuple[Path, dict[str, Any]] | None = None
+        self._progress: dict[str, Any] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | os.PathLike[str],
+        *,
+        backend: str = "mindspore",
+        device: str | None = None,
+        dtype: str | None = None,
+        scheduler: str | Scheduler | None = None,
+        variant: str | None = None,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        token: str | None = None,
+        components: Mapping[str, str] | None = None,
+        compile: bool = False,
+    ) -> StableVideoDiffusionPipeline:
+        """A checkpoint on a backend.
+
+        Args:
+            model: a hub id, a folder, or the name of a model that ships with svdkit.
+            backend: a registered name; see `svdkit.list_backends`.
+            device: the backend's default if None.
+            dtype: of weights and activations; the backend's default if None.
+            scheduler: the checkpoint's own if None.
+            variant: which weights, for instance `"fp16"`.
+            revision, cache_dir, local_files_only, token: of a hub id, as `huggingface_hub` has them.
+            components: replacements that plugins offer, by component: `{"unet": "name"}`; `"default"` for
+                svdkit's own.
+            compile: run the UNet's step through the backend's compiler.
+
+        Raises:
+            InputError: a name, device or dtype is unknown.
+            MissingDependencyError: the backend's framework is not installed.
+            CheckpointError: the checkpoint is missing, incomplete, corrupt or another pipeline's.
+        """
+        kernels: Backend = make("backend", backend, device, dtype)
+        chosen = dict(components or {})
+        if unknown := set(chosen) - {"unet", "vae", "image_encoder"}:
+            raise InputError(f"There is no component {sorted(unknown)[0]!r}; there are unet, vae and image_encoder.")
+        solver = None if scheduler is None else get_scheduler(scheduler)
+        folder = resolve_model(
+            model,
+            variant=variant,
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            token=token,
+        )
+        check_pipeline(folder)
+        settings = load_scheduler_config(folder)
+        networks = {
+            name: load_component(name, folder, kernels, variant=variant, choice=chosen.get(name))
+            for name in ("image_encoder", "vae", "unet")
+        }
+        if compile:
+            networks["unet"].compile()
+        pipe = cls(
+            scheduler=solver or settings.scheduler,
+            feature_extractor=load_feature_extractor(folder),
+            sigma_schedule=settings.sigmas,
+            **networks,
+        )
+        pipe._origin = folder, {"backend": backend, "variant": variant, "components": chosen, "compile": compile}
+        return pipe
+
+    def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: str | None = None) -> None:
+        """Write the checkpoint again, in a form that diffusers reads.
+
+        Args:
+            folder: made if there is none.
+            dtype: to store floats in; as they are if None.
+
+        Raises:
+            InputError: the pipeline was not loaded from a checkpoint.
+        """
+        source, options = self._loaded("be saved")
+        save_checkpoint(source, Path(folder), variant=options["variant"], dtype=dtype)
+
+    def to(self, device: str) -> StableVideoDiffusionPipeline:
+        """The pipeline on another device: itself if it is there, else its checkpoint loaded again.
+
+        Weights are transformed for a device as they are loaded, so they cannot just be copied.
+        """
+        if device == self.backend.device:
+            return self
+        source, options = self._loaded("be moved")
+        return self.from_pretrained(
+            source, device=device, dtype=self.backend.dtype, scheduler=self.scheduler, **options
+        )
+
+    def _loaded(self, what: str) -> tuple[Path, dict[str, Any]]:
+        if self._origin is None:
+            raise InputError(f"This pipeline was built from components and cannot {what}; use from_pretrained.")
+        return self._origin
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """The parts that `__init__` takes."""
+        return {
+            "vae": self.vae,
+            "image_encoder": self.image_encoder,
+            "unet": self.unet,
+            "scheduler": self.scheduler,
+            "feature_extractor": self.feature_extractor,
+        }
+
+    @property
+    def backend(self) -> Backend:
+        """The UNet's backend, which also holds the sampling state."""
+        return self.unet.backend
+
+    def set_progress_bar_config(self, **options: Any) -> None:
+        """Options of the `tqdm` progress bars, for instance `disable=True`."""
+        self._progress = options
+
+    def __call__(
+        self,
+        image: ImageInput,
+        height: int = 576,
+        width: int = 1024,
+        num_frames: int | None = None,
+        num_inference_steps: int = 25,
+        sigmas: Sequence[float] | str | None = None,
+        min_guidance_scale: float = 1.0,
+        max_guidance_scale: float = 3.0,
+        fps: float = 7,
+        motion_bucket_id: float = 127,
+        noise_aug_strength: float = 0.02,
+        decode_chunk_size: int | None = None,
+        num_videos_per_prompt: int = 1,
+        generator: Generator | Sequence[Generator] | None = None,
+        latents: Array | None = None,
+        output_type: str = "pil",
+        callback_on_step_end: Callback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        return_dict: bool = False,
+    ) -> Any:
+        """Make videos that begin with a picture.
+
+        Args:
+            image: a PIL image, a path, an array `(B, 3, H, W)` in [0, 1], or a list of pictures or paths.
+            height, width: of the video in pixels, divisible by 8.
+            num_frames: the checkpoint's own number if None.
+            num_inference_steps: denoising steps, where `sigmas` does not say.
+            sigmas: noise levels, descending, used as they are (a final 0 is added if it is not there); or the name
+                of a sigma schedule; the checkpoint's schedule if None.
+            min_guidance_scale, max_guidance_scale: guidance of the first and the last frame, linear between.
+            fps: frames a second; the UNet is told `fps - 1`, as it was trained.
+            motion_bucket_id: amount of motion, 0 to 255 in training.
+            noise_aug_strength: noise added to the conditioning picture, whose pixels are in [-1, 1].
+            decode_chunk_size: frames decoded at a time; all of a video's if None.
+            num_videos_per_prompt: videos of each picture.
+            generator: an int seed s, of which the i-th video takes s + i; a `numpy.random.Generator`; or a list of
+                them, one a video.
+            latents: unit normal noise `(B, F, 4, H / 8, W / 8)` to begin with.
+            output_type: `pil`, `np`, `tensor` or `latent`.
+            callback_on_step_end: `f(pipe, step, timestep, tensors)`, called after each step with the timestep
+                log(sigma) / 4 that the step began at; a dictionary that it returns replaces tensors of those names.
+            callback_on_step_end_tensor_inputs: which tensors it is handed: of `latents`, `image_latents`,
+                `image_embeddings`, `added_time_ids`, `guidance_scale`. All but the first hold the unconditional
+                half before the conditional one where there is guidance.
+            return_dict: return the frames with all that was used to make them.
+
+        Returns:
+            the frames, or a `StableVideoDiffusionPipelineOutput` if `return_dict`.
+
+        Raises:
+            InputError: an argument cannot be used; nothing has been computed.
+            NumericalError: a NaN or an infinity appeared, and where.
+        """
+        frames = num_frames if num_frames is not None else self.unet.config.num_frames
+        check_size(height, width, self.vae.config.scale_factor)
+        for name, value in (
+            ("num_frames", frames),
+            ("num_videos_per_prompt", num_videos_per_prompt),
+            ("decode_chunk_size", decode_chunk_size if decode_chunk_size is not None else 1),
+        ):
+            _check_number(name, value, minimum=1, whole=True)
+        _check_number("fps", fps, minimum=1)
+        _check_number("motion_bucket_id", motion_bucket_id, minimum=0)
+        _check_number("noise_aug_strength", noise_aug_strength, minimum=0)
+        scales = guidance_scales(min_guidance_scale, max_guidance_scale, frames)
+        levels = self._sigmas(sigmas, num_inference_steps)
+        if output_type not in OUTPUT_TYPES:
+            raise InputError(f"output_type is {output_type!r}, expected pil, np, tensor or latent.")
+        handed = tuple(callback_on_step_end_tensor_inputs)
+        if unknown := set(handed) - set(CALLBACK_TENSORS):
+            raise InputError(f"There is no tensor {sorted(unknown)[0]!r} to hand; there are {CALLBACK_TENSORS}.")
+        pictures = load_images(image)
+        videos = len(pictures) * num_videos_per_prompt
+        seeds = seeds_of(generator, videos)
+        k, scale_factor = self.backend, self.vae.config.scale_factor
+        shape = (frames, self.unet.config.in_channels // 2, height // scale_factor, width // scale_factor)
+        x = self._initial_noise(latents, seeds, shape)
+
+        timings: dict[str, float] = {}
+        guided = bool((scales != 1).any())
+        with self._stage("encode", 2 * videos, timings) as advance:
+            conditioning = self._encode(
+                pictures, height, width, frames, seeds, noise_aug_strength, num_videos_per_prompt, guided, advance
+            )
+        ids = np.tile([fps - 1, motion_bucket_id, noise_aug_strength], ((1 + guided) * videos, 1))
+        conditioning.added_time_ids = ids
+        conditioning.guidance_scale = k.array(scales.reshape(1, -1, 1, 1, 1), k.state_dtype)
+
+        def step_ended(step: int, sigma: float, x: Array) -> Array:
+            if not k.all_finite(x):
+                raise NumericalError(
+                    f"NaN or infinity appeared in step {step + 1} of {len(levels) - 1}, from sigma {levels[step]:g} "
+                    f"to {sigma:g}, in {k.dtype}. A wider dtype, such as float32, or other sigmas may help."
+                )
+            if callback_on_step_end is not None:
+                tensors = {"latents": x, **vars_of(conditioning)}
+                given = {name: tensors[name] for name in handed}
+                replaced = callback_on_step_end(self, step, scalings(levels[step]).c_noise, given) or {}
+                if unknown := set(replaced) - set(given):
+                    raise InputError(f"The callback returned {sorted(unknown)[0]!r}, which it was not handed.")
+                x = replaced.get("latents", x)
+                conditioning.replace({name: v for name, v in replaced.items() if name != "latents"})
+            advance(1)
+            return x
+
+        with self._stage("denoise", len(levels) - 1, timings) as advance:
+            result = sample(
+                lambda x, sigma: self._denoise(x, sigma, conditioning, guided),
+                x * (levels[0] ** 2 + 1) ** 0.5,
+                sigmas=levels,
+                scheduler=self.scheduler,
+                callback=step_ended,
+                noise=lambda step, draw: self._noise(seeds, Purpose.STEP, shape, step * 1000 + draw),
+            )
+
+        output: Any = result.x
+        kind = OUTPUT_TYPES[output_type]
+        if kind != "latent":
+            with self._stage("decode", videos * frames, timings) as advance:
+                output = self._decode(result.x, decode_chunk_size or frames, kind, advance)
+        if not return_dict:
+            return output
+        return StableVideoDiffusionPipelineOutput(
+            frames=output,
+            fps=fps,
+            sigmas=levels,
+            seeds=tuple(seeds),
+            backend=k.name,
+            device=k.device,
+            dtype=k.dtype,
+            scheduler=repr(self.scheduler),
+            nfe=result.nfe,
+            timings=timings,
+            output_type=kind,
+        )
+
+    def _sigmas(self, sigmas: Sequence[float] | str | None, steps: int) -> tuple[float, ...]:
+        if sigmas is None:
+            return validate_sigmas(self.sigma_schedule(check_steps(steps)))
+        if isinstance(sigmas, str):
+            return validate_sigmas(make("sigma schedule", sigmas, check_steps(steps)))
+        return validate_sigmas(sigmas)
+
+    def _noise(self, seeds: Sequence[int], purpose: Purpose, shape: Sequence[int], step: int = 0) -> Array:
+        k = self.backend
+        return k.array(np.stack([normal(seed, purpose, shape, step) for seed in seeds]), k.state_dtype)
+
+    def _initial_noise(self, latents: Array | None, seeds: Sequence[int], shape: Sequence[int]) -> Array:
+        if latents is None:
+            return self._noise(seeds, Purpose.LATENTS, shape)
+        k = self.backend
+        expected = (len(seeds), *shape)
+        if tuple(latents.shape) != expected:
+            raise InputError(
+                f"latents have the shape {tuple(latents.shape)}, expected {expected}: videos, frames, channels, "
+                "height / 8, width / 8."
+            )
+        array = latents if isinstance(latents, np.ndarray) else k.numpy(latents)
+        if not np.isfinite(array).all():
+            raise InputError("latents hold NaN or infinity, expected unit normal noise.")
+        return k.array(array, k.state_dtype)
+
+    def _encode(
+        self,
+        pictures: Sequence[Picture],
+        height: int,
+        width: int,
+        frames: int,
+        seeds: Sequence[int],
+        noise_aug_strength: float,
+        videos_per_picture: int,
+        guided: bool,
+        advance: Callable[[int], object],
+    ) -> _Conditioning:
+        """Embeddings and latents of the pictures, one of each a video."""
+        k, extractor = self.backend, self.feature_extractor
+        embeddings, image_latents = [], []
+        for i, picture in enumerate(pictures):
+            size = self.image_encoder.config.image_size
+            pixels = clip_pixels(picture, size, extractor.image_mean, extractor.image_std)
+            encoder = self.image_encoder.backend
+            embedding = encoder.numpy(self.image_encoder(encoder.array(pixels[None])))
+            embeddings += [embedding] * videos_per_picture
+            advance(videos_per_picture)
+
+            clean = vae_pixels(picture, height, width)
+            for seed in seeds[i * videos_per_picture : (i + 1) * videos_per_picture]:
+                noise = noise_aug_strength * normal(seed, Purpose.AUGMENTATION, clean.shape)
+                coder = self.vae.backend
+                image_latents.append(coder.numpy(self.vae.encode(coder.array((clean + noise)[None]))))
+                advance(1)
+
+        def batch(parts: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+            conditional = np.concatenate(parts)[:, None]
+            return np.concatenate([0 * conditional, conditional]) if guided else conditional
+
+        return _Conditioning(
+            unet=self.unet,
+            frames=frames,
+            image_embeddings=k.array(batch(embeddings), k.state_dtype),
+            image_latents=k.array(np.repeat(batch(image_latents), frames, axis=1), k.state_dtype),
+        )
+
+    def _denoise(self, x: Array, sigma: float, conditioning: _Conditioning, guided: bool) -> Array:
+        """The preconditioned denoiser, with guidance: the expected clean latents."""
+        k = self.backend
+        s = scalings(sigma)
+        scaled = x * s.c_in
+        inputs = k.concat([k.concat([scaled, scaled], 0) if guided else scaled, conditioning.image_latents], 2)
+        output = self.unet(inputs, s.c_noise, conditioning.prepared())
+        if guided:
+            videos = x.shape[0]
+            unconditional, conditional = output[:videos], output[videos:]
+            output = unconditional + (conditional - unconditional) * conditioning.guidance_scale
+        return x * s.c_skip + output * s.c_out
+
+    def _decode(self, latents: Array, chunk: int, kind: str, advance: Callable[[int], object]) -> Any:
+        """Frames of each video, decoded in chunks that never straddle two videos."""
+        videos = []
+        for i in range(latents.shape[0]):
+            video = latents[i] * (1 / self.vae.config.scaling_factor)
+            pieces = []
+            for start in range(0, video.shape[0], chunk):
+                piece = self.vae.backend.numpy(self.vae.decode(video[start : start + chunk]))
+                if not np.isfinite(piece).all():
+                    raise NumericalError(
+                        f"NaN or infinity appeared while decoding frames {start} to {start + len(piece) - 1} of video "
+                        f"{i}, in {self.vae.backend.dtype}. A wider dtype, such as float32, may help."
+                    )
+                pieces.append(np.clip(piece.transpose(0, 2, 3, 1) / 2 + 0.5, 0, 1))
+                advance(len(piece))
+            videos.append(np.concatenate(pieces))
+        if kind == "pil":
+            from PIL import Image
+
+            return [[Image.fromarray(frame) for frame in (video * 255).round().astype(np.uint8)] for video in videos]
+        frames = np.stack(videos)
+        return frames if kind == "np" else self.backend.array(frames.transpose(0, 1, 4, 2, 3), self.backend.state_dtype)
+
+    @contextmanager
+    def _stage(self, name: str, total: int, timings: dict[str, float]) -> Iterator[Callable[[int], object]]:
+        """Shows the progress of one stage and notes its seconds."""
+        from tqdm.auto import tqdm
+
+        start = time.perf_counter()
+        with tqdm(total=total, desc=name, **self._progress) as bar:
+            yield bar.update
+        timings[name] = time.perf_counter() - start
+
+
+@define
+class _Conditioning:
+    """What the denoiser is conditioned on, for all videos, the unconditional half first where there is guidance."""
+
+    unet: UNet
+    frames: int
+    image_embeddings: Array
+    image_latents: Array
+    added_time_ids: Any = None
+    guidance_scale: Any = None
+    _prepared: Any = None
+
+    def prepared(self) -> Any:
+        """What the UNet makes of it, once."""
+        if self._prepared is None:
+            self._prepared = self.unet.prepare(self.image_embeddings, self.added_time_ids, self.frames)
+        return self._prepared
+
+    def replace(self, tensors: Mapping[str, Any]) -> None:
+        """Other tensors from now on."""
+        for name, value in tensors.items():
+            setattr(self, name, value)
+        if tensors:
+            self._prepared = None
+
+
+def vars_of(conditioning: _Conditioning) -> dict[str, Any]:
+    """The tensors of a conditioning by name."""
+    return {name: getattr(conditioning, name) for name in CALLBACK_TENSORS if name != "latents"}
+
+
+def _check_number(name: str, value: Any, *, minimum: float, whole: bool = False) -> None:
+    kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not np.isfinite(value) or value < minimum:
+        kind = "a whole number" if whole else "a finite number"
+        raise InputError(f"{name} is {value!r}, expected {kind} of at least {minimum:g}.")
