@@ -27,7 +27,7 @@ PIPELINE = "StableVideoDiffusionPipeline"
 SCHEDULERS = {"EulerDiscreteScheduler": "euler"}
 """The scheduler that a class named in `scheduler_config.json` stands for."""
 
-_ARCHITECTURES: dict[str, tuple[type[Any], Callable[[Any, Params], Any]]] = {
+ARCHITECTURES: dict[str, tuple[type[Any], Callable[[Any, Params], Any]]] = {
     "unet": (UNetConfig, UNet),
     "vae": (VAEConfig, VAE),
     "image_encoder": (CLIPVisionConfig, CLIPVision),
@@ -144,7 +144,7 @@ def load_component(
     replacement = registry().component(name, backend.name, choice)
     if replacement is not None:
         return replacement(folder, backend)
-    config_class, architecture = _ARCHITECTURES[name]
+    config_class, architecture = ARCHITECTURES[name]
     config = from_dict(config_class, read_json(folder / "config.json"))
     if name == "vae" and backend.dtype == "float16" and config.force_upcast:
         # Its activations leave float16's range on bright pictures, and frames come out black.

@@ -35,13 +35,14 @@ class WeightSource(Protocol):
 class Report:
     """What a dry run found."""
 
-    used: set[str] = field(factory=set)
+    used: dict[str, tuple[int, ...]] = field(factory=dict)
+    """Every key that the architecture asked for, and the shape that it expects."""
     missing: list[str] = field(factory=list)
     misshaped: list[str] = field(factory=list)
 
     def check(self, keys: Iterable[str], origin: str) -> None:
         """Raise `WeightsError` naming everything that does not fit, all at once."""
-        unexpected = sorted(set(keys) - self.used)
+        unexpected = sorted(set(keys) - self.used.keys())
         problems = [
             f"{title}: {', '.join(names[:12])}{f' and {len(names) - 12} more' if len(names) > 12 else ''}"
             for title, names in (
@@ -78,7 +79,7 @@ class Params:
     def tensor(self, name: str, *shape: int) -> Host | None:
         """One tensor as stored, or None in a dry run; its name and shape are noted in the report."""
         key = (self / name).path
-        self.report.used.add(key)
+        self.report.used[key] = shape
         if key not in self.source.keys():
             self.report.missing.append(key)
         elif (found := self.source.shape(key)) != shape:
@@ -128,6 +129,29 @@ class Params:
         """A layer norm."""
         p = self / name
         return p.layer(lambda k: k.layer_norm, p.tensor("weight", channels), p.tensor("bias", channels), eps=eps)
+
+
+class NoWeights:
+    """A source without any key."""
+
+    def keys(self) -> Iterable[str]:
+        """None."""
+        return ()
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """There is none."""
+        raise KeyError(key)
+
+    def read(self, key: str) -> Host:
+        """There is none."""
+        raise KeyError(key)
+
+
+def expected_shapes(architecture: Callable[[Params], Any]) -> dict[str, tuple[int, ...]]:
+    """Every key that an architecture reads, and its shape."""
+    report = Report()
+    architecture(Params(NoWeights(), None, report))
+    return report.used
 
 
 def _not_built(*_: Any) -> Any:

@@ -43,7 +43,7 @@ class MindSporeCPU(MindSporeBackend):
         super().__init__(device, dtype)
         # Asynchronous launch keeps a core spinning and halves the speed of matrix products on two. The setting is
         # the process's, and MindSpore heeds it only before its first operator: it is made here and left so.
-        ms.set_context(pynative_synchronize=True)
+        ms.runtime.launch_blocking()
 
     def to_map(self, x: Array) -> Map:
         return x.transpose(0, 2, 3, 1)

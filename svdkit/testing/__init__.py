@@ -1,0 +1,1 @@
+"""Means to test svdkit and its plugins: checkpoints with random weights."""
