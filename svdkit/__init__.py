@@ -1,8 +1,8 @@
 """Stable Video Diffusion behind one plugin-based, multi-backend interface.
 
-    import svdkit
-    video = svdkit.generate("photo.jpg", seed=7)
-    video.save("out.mp4")
+import svdkit
+video = svdkit.generate("photo.jpg", seed=7)
+video.save("out.mp4")
 """
 
 from __future__ import annotations

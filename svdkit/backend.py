@@ -18,7 +18,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
-import numpy as np
 import numpy.typing as npt
 
 from .errors import InputError
@@ -51,9 +50,7 @@ class Backend(ABC):
         self.device = device or self.devices[0]
         self.dtype = dtype or self.dtypes[0]
         if self.device.split(":")[0] not in self.devices:
-            raise InputError(
-                f"Backend {self.name!r} has no device {self.device!r}; it has {', '.join(self.devices)}."
-            )
+            raise InputError(f"Backend {self.name!r} has no device {self.device!r}; it has {', '.join(self.devices)}.")
         if self.dtype not in self.dtypes:
             raise InputError(
                 f"Backend {self.name!r} does not compute in {self.dtype!r} on {self.device!r}; "
@@ -132,9 +129,7 @@ class Backend(ABC):
     # Layers
 
     @abstractmethod
-    def conv2d(
-        self, weight: Host, bias: Host | None, stride: int = 1, padding: tuple[int, int] = (1, 1)
-    ) -> Layer:
+    def conv2d(self, weight: Host, bias: Host | None, stride: int = 1, padding: tuple[int, int] = (1, 1)) -> Layer:
         """`map -> map`. weight `(O, I, k, k)`; `padding` zeros before and after, on both axes alike."""
 
     @abstractmethod

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from attrs import field, frozen
 
 from .arch.clip_vision import CLIPVision
@@ -16,7 +16,7 @@ from .arch.unet import UNet
 from .arch.vae import VAE
 from .backend import Backend, Host
 from .config import CLIPVisionConfig, UNetConfig, VAEConfig, from_dict, read_json
-from .errors import CheckpointError
+from .errors import CheckpointError, InputError, OutputError
 from .params import Params, WeightSource, build
 from .plugins import registry
 from .preprocess import CLIP_MEAN, CLIP_STD
@@ -24,6 +24,8 @@ from .sigmas import RHO, karras
 from .weights import STEMS, Weights, write_weights
 
 PIPELINE = "StableVideoDiffusionPipeline"
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+"""What weights may be stored in."""
 SCHEDULERS = {"EulerDiscreteScheduler": "euler"}
 """The scheduler that a class named in `scheduler_config.json` stands for."""
 
@@ -34,14 +36,22 @@ ARCHITECTURES: dict[str, tuple[type[Any], Callable[[Any, Params], Any]]] = {
 }
 
 
+def _numbers(values: Iterable[float]) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
+
+
 @frozen
 class FeatureExtractor:
     """How the image encoder's pixels are normalised: `feature_extractor/preprocessor_config.json`."""
 
     strict_keys = False  # svdkit has resizing and cropping of its own, as the reference pipeline has
 
-    image_mean: tuple[float, ...] = field(default=CLIP_MEAN, converter=tuple)
-    image_std: tuple[float, ...] = field(default=CLIP_STD, converter=tuple)
+    image_mean: tuple[float, ...] = field(default=CLIP_MEAN, converter=_numbers)
+    image_std: tuple[float, ...] = field(default=CLIP_STD, converter=_numbers)
+
+    def __attrs_post_init__(self) -> None:
+        if not len(self.image_mean) == len(self.image_std) == 3 or 0 in self.image_std:
+            raise ValueError(f"image_mean {self.image_mean}, image_std {self.image_std}, expected three numbers each")
 
 
 @frozen
@@ -50,12 +60,16 @@ class SchedulerConfig:
 
     strict_keys = False  # betas and timestep spacing do not matter to continuous noise levels
 
-    class_name: str = "EulerDiscreteScheduler"
+    class_name: str = field(default="EulerDiscreteScheduler", converter=str)
     prediction_type: str = "v_prediction"
     timestep_type: str = "continuous"
     use_karras_sigmas: bool = True
-    sigma_min: float = 0.002
-    sigma_max: float = 700.0
+    sigma_min: float = field(default=0.002, converter=float)
+    sigma_max: float = field(default=700.0, converter=float)
+
+    def __attrs_post_init__(self) -> None:
+        if not 0 < self.sigma_min < self.sigma_max < math.inf:
+            raise ValueError(f"sigma_min is {self.sigma_min:g} and sigma_max {self.sigma_max:g}")
 
     @property
     def scheduler(self) -> str:
@@ -77,7 +91,10 @@ class SchedulerConfig:
         Raises:
             CheckpointError: they are of a kind that a model with continuous noise levels is not sampled with.
         """
-        if (self.prediction_type, self.timestep_type) != ("v_prediction", "continuous") or not self.use_karras_sigmas:
+        if (self.prediction_type, self.timestep_type) != (
+            "v_prediction",
+            "continuous",
+        ) or not self.use_karras_sigmas:
             raise CheckpointError(
                 f"The checkpoint's scheduler has prediction_type {self.prediction_type!r}, timestep_type "
                 f"{self.timestep_type!r} and use_karras_sigmas {self.use_karras_sigmas}; Stable Video Diffusion has "
@@ -172,22 +189,34 @@ def save_checkpoint(source: Path, target: Path, *, variant: str | None = None, d
         source: the checkpoint that was loaded.
         target: a folder; made if there is none.
         variant: which weights of the source.
-        dtype: dtype to store floats in, for instance `"float16"`; as they are if None.
+        dtype: dtype to store floats in, one of `FLOATS`; as they are if None.
+
+    Raises:
+        InputError: there is no such dtype.
+        OutputError: the folder cannot be written to, or is the source itself.
     """
-    target.mkdir(parents=True, exist_ok=True)
-    for name, stem in STEMS.items():
-        (target / name).mkdir(exist_ok=True)
-        shutil.copyfile(source / name / "config.json", target / name / "config.json")
-        with Weights.open(source / name, stem, variant) as weights:
-            tensors = {key: weights.read(key) for key in weights.keys()}
-        if dtype is not None:
-            tensors = {
-                key: value.astype(dtype) if np.issubdtype(value.dtype, np.floating) else value
-                for key, value in tensors.items()
-            }
-        write_weights(target / name / f"{stem}.safetensors", tensors)
-    for name in ("scheduler", "feature_extractor"):
-        shutil.copytree(source / name, target / name, dirs_exist_ok=True)
-    # Last, since it is what makes the folder a checkpoint.
-    index = json.dumps(read_json(source / "model_index.json"), indent=2)
-    (target / "model_index.json").write_text(index + "\n", encoding="utf-8")
+    if dtype is not None and dtype not in FLOATS:
+        raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(FLOATS)}.")
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        if target.samefile(source):
+            raise OutputError(f"{target} is what the pipeline was loaded from. Choose another folder.")
+        for name, stem in STEMS.items():
+            (target / name).mkdir(exist_ok=True)
+            shutil.copyfile(source / name / "config.json", target / name / "config.json")
+            with Weights.open(source / name, stem, variant) as weights:
+                tensors = {key: weights.read(key) for key in weights.keys()}
+            if dtype is not None:
+                tensors = {
+                    # By name, since NumPy does not count bfloat16 among its floats.
+                    key: value.astype(dtype) if "float" in value.dtype.name else value
+                    for key, value in tensors.items()
+                }
+            write_weights(target / name / f"{stem}.safetensors", tensors)
+        for name in ("scheduler", "feature_extractor"):
+            shutil.copytree(source / name, target / name, dirs_exist_ok=True)
+        # Last, since it is what makes the folder a checkpoint.
+        index = json.dumps(read_json(source / "model_index.json"), indent=2)
+        (target / "model_index.json").write_text(index + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {error.strerror or error}. Choose another folder.") from error

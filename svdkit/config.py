@@ -44,10 +44,12 @@ def from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
         unknown = [k for k, v in values.items() if k not in known and not k.startswith("_") and v is not None]
         if unknown:
             warnings.warn(f"{cls.__name__} ignores {', '.join(sorted(unknown))}.", stacklevel=2)
+    make: type[Any] = cls
     try:
-        return cls(**{k: v for k, v in values.items() if k in known and v is not None})
+        result: C = make(**{k: v for k, v in values.items() if k in known and v is not None})
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"The configuration of {cls.__name__} is not usable: {error}.") from error
+    return result
 
 
 def _tuple(value: Any) -> Any:
@@ -91,7 +93,12 @@ class UNetConfig:
 
     def __attrs_post_init__(self) -> None:
         levels = len(self.block_out_channels)
-        for name in ("layers_per_block", "cross_attention_dim", "transformer_layers_per_block", "num_attention_heads"):
+        for name in (
+            "layers_per_block",
+            "cross_attention_dim",
+            "transformer_layers_per_block",
+            "num_attention_heads",
+        ):
             value = getattr(self, name)
             if isinstance(value, int):
                 object.__setattr__(self, name, (value,) * levels)

@@ -49,7 +49,8 @@ class ComponentSpec(PluginSpec):
 @hookspec
 def svdkit_backends() -> Sequence[PluginSpec]:
     """Backends. The target is called as `target(device, dtype)`, each a string or None, and returns a
-    `svdkit.backend.Backend`."""
+    `svdkit.backend.Backend`.
+    """
     return ()
 
 
@@ -67,12 +68,14 @@ def svdkit_components() -> Sequence[ComponentSpec]:
 @hookspec
 def svdkit_schedulers() -> Sequence[PluginSpec]:
     """Schedulers, that is, solvers. The target is called with the options that the user gave as keyword
-    arguments and returns a `svdkit.interfaces.Scheduler`."""
+    arguments and returns a `svdkit.interfaces.Scheduler`.
+    """
     return ()
 
 
 @hookspec
 def svdkit_sigma_schedules() -> Sequence[PluginSpec]:
     """Sigma schedules. The target is called as `target(steps, **options)` and returns `steps` descending noise
-    levels and a final 0."""
+    levels and a final 0.
+    """
     return ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -56,7 +57,7 @@ def seeds_of(generator: Generator | Sequence[Generator] | None, videos: int) -> 
     )
 
 
-def _seed(seed: int | np.integer) -> int:
+def _seed(seed: int | np.integer[Any]) -> int:
     if seed < 0:
         raise InputError(f"The seed is {seed}, expected a whole number that is not negative.")
     return int(seed)

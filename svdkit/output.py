@@ -79,5 +79,7 @@ def output_paths(path: str | os.PathLike[str], videos: int) -> list[Path]:
         OutputError: one cannot be written to.
     """
     path = Path(path)
+    if not path.name:
+        raise OutputError(f"{str(path)!r} does not name a file or a folder of PNGs. Pass a path such as 'video.mp4'.")
     paths = [path] if videos == 1 else [path.with_name(f"{path.stem}_{i}{path.suffix}") for i in range(videos)]
     return [check_output(p) for p in paths]

@@ -92,7 +92,9 @@ class Params:
         """The layer that `build(backend)` makes of tensors; a placeholder in a dry run."""
         return _not_built if self.backend is None else build(self.backend)(*tensors, **options)
 
-    def conv2d(self, name: str, channels: int, out: int, kernel: int = 3, *, bias: bool = True, **options: Any) -> Layer:
+    def conv2d(
+        self, name: str, channels: int, out: int, kernel: int = 3, *, bias: bool = True, **options: Any
+    ) -> Layer:
         """A 2D convolution; options are those of `Backend.conv2d`."""
         p = self / name
         weight = p.tensor("weight", out, channels, kernel, kernel)

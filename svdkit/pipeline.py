@@ -122,7 +122,8 @@ class StableVideoDiffusionPipeline:
             token=token,
         )
         check_pipeline(folder)
-        settings = load_scheduler_config(folder)
+        settings, extractor = load_scheduler_config(folder), load_feature_extractor(folder)
+        solver = solver or get_scheduler(settings.scheduler)  # an error before the weights are read
         networks = {
             name: load_component(name, folder, kernels, variant=variant, choice=chosen.get(name))
             for name in ("image_encoder", "vae", "unet")
@@ -130,12 +131,15 @@ class StableVideoDiffusionPipeline:
         if compile:
             networks["unet"].compile()
         pipe = cls(
-            scheduler=solver or settings.scheduler,
-            feature_extractor=load_feature_extractor(folder),
+            scheduler=solver,
+            feature_extractor=extractor,
             sigma_schedule=settings.sigmas,
             **networks,
         )
-        pipe._origin = folder, {"backend": backend, "variant": variant, "components": chosen, "compile": compile}
+        pipe._origin = (
+            folder,
+            {"backend": backend, "variant": variant, "components": chosen, "compile": compile},
+        )
         return pipe
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: str | None = None) -> None:
@@ -146,7 +150,8 @@ class StableVideoDiffusionPipeline:
             dtype: to store floats in; as they are if None.
 
         Raises:
-            InputError: the pipeline was not loaded from a checkpoint.
+            InputError: the pipeline was not loaded from a checkpoint, or there is no such dtype.
+            OutputError: the folder cannot be written to.
         """
         source, options = self._loaded("be saved")
         save_checkpoint(source, Path(folder), variant=options["variant"], dtype=dtype)
@@ -159,9 +164,11 @@ class StableVideoDiffusionPipeline:
         if device == self.backend.device:
             return self
         source, options = self._loaded("be moved")
-        return self.from_pretrained(
+        moved = self.from_pretrained(
             source, device=device, dtype=self.backend.dtype, scheduler=self.scheduler, **options
         )
+        moved.set_progress_bar_config(**self._progress)
+        return moved
 
     def _loaded(self, what: str) -> tuple[Path, dict[str, Any]]:
         if self._origin is None:
@@ -272,7 +279,15 @@ class StableVideoDiffusionPipeline:
         guided = bool((scales != 1).any())
         with self._stage("encode", 2 * videos, timings) as advance:
             conditioning = self._encode(
-                pictures, height, width, frames, seeds, noise_aug_strength, num_videos_per_prompt, guided, advance
+                pictures,
+                height,
+                width,
+                frames,
+                seeds,
+                noise_aug_strength,
+                num_videos_per_prompt,
+                guided,
+                advance,
             )
         ids = np.tile([fps - 1, motion_bucket_id, noise_aug_strength], ((1 + guided) * videos, 1))
         conditioning.added_time_ids = ids
@@ -287,10 +302,17 @@ class StableVideoDiffusionPipeline:
             if callback_on_step_end is not None:
                 tensors = {"latents": x, **vars_of(conditioning)}
                 given = {name: tensors[name] for name in handed}
-                replaced = callback_on_step_end(self, step, scalings(levels[step]).c_noise, given) or {}
+                replaced = callback_on_step_end(self, step, scalings(levels[step]).c_noise, given)
+                if replaced is None:
+                    replaced = {}
+                if not isinstance(replaced, Mapping):
+                    raise InputError(f"The callback returned a {type(replaced).__name__}, expected a dict or None.")
                 if unknown := set(replaced) - set(given):
                     raise InputError(f"The callback returned {sorted(unknown)[0]!r}, which it was not handed.")
-                x = replaced.get("latents", x)
+                latents = replaced.get("latents", x)
+                if tuple(getattr(latents, "shape", ())) != tuple(x.shape):
+                    raise InputError(f"The callback returned latents that are no array of shape {tuple(x.shape)}.")
+                x = latents
                 conditioning.replace({name: v for name, v in replaced.items() if name != "latents"})
             advance(1)
             return x
@@ -342,12 +364,15 @@ class StableVideoDiffusionPipeline:
             return self._noise(seeds, Purpose.LATENTS, shape)
         k = self.backend
         expected = (len(seeds), *shape)
-        if tuple(latents.shape) != expected:
+        found = tuple(getattr(latents, "shape", ()))
+        if found != expected:
+            what = f"have the shape {found}" if found else f"are a {type(latents).__name__}"
             raise InputError(
-                f"latents have the shape {tuple(latents.shape)}, expected {expected}: videos, frames, channels, "
-                "height / 8, width / 8."
+                f"latents {what}, expected an array {expected}: videos, frames, channels, height / 8, width / 8."
             )
         array = latents if isinstance(latents, np.ndarray) else k.numpy(latents)
+        if array.dtype.kind in "OSUc":
+            raise InputError(f"latents are of type {array.dtype}, expected real numbers.")
         if not np.isfinite(array).all():
             raise InputError("latents hold NaN or infinity, expected unit normal noise.")
         return k.array(array, k.state_dtype)

@@ -93,7 +93,7 @@ class Registry:
                 continue
             yield from (Entry(spec, origin) for spec in specs)
 
-    def list(self, kind: str) -> list[PluginInfo]:
+    def infos(self, kind: str) -> list[PluginInfo]:
         """Every plugin of a kind, by name, whether it can be used or not."""
         entries = list(self.entries(kind))
         infos = []
@@ -193,17 +193,17 @@ def registry() -> Registry:
 
 def list_backends() -> list[PluginInfo]:
     """Every backend: name, whether it is available, why not, what to install. Imports no framework."""
-    return registry().list("backend")
+    return registry().infos("backend")
 
 
 def list_schedulers() -> list[PluginInfo]:
     """Every scheduler, as `list_backends` tells of backends."""
-    return registry().list("scheduler")
+    return registry().infos("scheduler")
 
 
 def list_sigma_schedules() -> list[PluginInfo]:
     """Every sigma schedule, as `list_backends` tells of backends."""
-    return registry().list("sigma schedule")
+    return registry().infos("sigma schedule")
 
 
 def make(kind: str, name: str, *args: Any, **options: Any) -> Any:

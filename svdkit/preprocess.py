@@ -143,9 +143,7 @@ def check_size(height: int, width: int, multiple: int = 8) -> None:
         if side <= 0 or side % multiple:
             below = int(side) // multiple * multiple
             nearest = f"{below} or {below + multiple}" if below > 0 else f"{multiple}"
-            raise InputError(
-                f"`{name}` is {side}, but must be a positive multiple of {multiple}: use {nearest}."
-            )
+            raise InputError(f"`{name}` is {side}, but must be a positive multiple of {multiple}: use {nearest}.")
 
 
 def _load(item: object, name: str) -> list[Picture]:

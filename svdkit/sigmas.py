@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from .errors import InputError, SigmasError
 SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 700.0, 7.0
 
 
-def validate_sigmas(sigmas: Sequence[float] | npt.NDArray[np.floating]) -> tuple[float, ...]:
+def validate_sigmas(sigmas: Sequence[float] | npt.NDArray[Any]) -> tuple[float, ...]:
     """A caller's noise levels, verbatim, ending in the 0 that stands for no noise.
 
     Args:
@@ -26,7 +27,7 @@ def validate_sigmas(sigmas: Sequence[float] | npt.NDArray[np.floating]) -> tuple
         raise SigmasError(f"sigmas is {sigmas!r}, expected a list of descending numbers.")
     if len(sigmas) == 0:
         raise SigmasError("sigmas is empty, expected at least one positive noise level.")
-    values = []
+    values: list[float] = []
     for i, value in enumerate(sigmas):
         try:
             sigma = float(value)

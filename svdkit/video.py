@@ -71,9 +71,7 @@ def _write_encoded(path: Path, images: Sequence[Image.Image], rate: Fraction) ->
     if done.returncode:
         lines = done.stderr.decode(errors="replace").split("\n")
         reason = next((line.strip() for line in reversed(lines) if line.strip()), "it gave no reason")
-        raise OutputError(
-            f"ffmpeg failed to write the {path.suffix} (exit status {done.returncode}): {reason}"
-        )
+        raise OutputError(f"ffmpeg failed to write the {path.suffix} (exit status {done.returncode}): {reason}")
 
 
 def _write_gif(path: Path, images: Sequence[Image.Image], rate: Fraction) -> None:
@@ -105,9 +103,7 @@ def _durations(count: int, rate: Fraction, ticks_per_second: int) -> list[int]:
     return [end - start for start, end in pairwise(starts)]
 
 
-def _save_animation(
-    path: Path, images: Sequence[Image.Image], milliseconds: list[int], **options: Any
-) -> None:
+def _save_animation(path: Path, images: Sequence[Image.Image], milliseconds: list[int], **options: Any) -> None:
     """An endless loop, through Pillow, which may store equal neighbours as one frame that lasts longer."""
     first, *rest = images
     try:
@@ -172,14 +168,10 @@ def check_output(path: str | os.PathLike[str], *, fps: float = 7, overwrite: boo
             if not target.is_file():
                 raise OutputError(f"{path} exists and is not a file. Choose another name.")
             if not overwrite:
-                raise OutputError(
-                    f"{path} exists already. Allow it to be overwritten or choose another name."
-                )
+                raise OutputError(f"{path} exists already. Allow it to be overwritten or choose another name.")
         elif target.exists():
             if not target.is_dir():
-                raise OutputError(
-                    f"{path} is a file; without a suffix it would be a folder of PNGs. Rename it."
-                )
+                raise OutputError(f"{path} is a file; without a suffix it would be a folder of PNGs. Rename it.")
             if any(target.iterdir()):
                 raise OutputError(f"The folder {path} is not empty. Empty it or choose another for the PNGs.")
         # Permission bits tell little about root, network folders and read-only disks; trying tells all.
@@ -247,9 +239,7 @@ def _images(frames: Frames) -> list[Image.Image]:
     size = images[0].size
     for i, image in enumerate(images):
         if image.size != size:
-            raise InputError(
-                f"Frame {i} is {image.size} pixels and frame 0 is {size}; all must have one size."
-            )
+            raise InputError(f"Frame {i} is {image.size} pixels and frame 0 is {size}; all must have one size.")
     return images
 
 

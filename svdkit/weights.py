@@ -119,9 +119,7 @@ class Weights:
         path, file = self._find(key)
         stored = file.get_slice(key).get_dtype()
         if stored not in _DTYPES:
-            raise CheckpointError(
-                f"{path} stores {key!r} as {stored}, which svdkit does not read; save it as float16."
-            )
+            raise CheckpointError(f"{path} stores {key!r} as {stored}, which svdkit does not read; save it as float16.")
         return _DTYPES[stored]
 
     def read(self, key: str) -> npt.NDArray[Any]:

@@ -75,8 +75,16 @@ class Configuration:
     guidance: tuple[float, float] = (1.0, 3.0)
 
 
-THREE_LEVELS_DOWN = ("CrossAttnDownBlockSpatioTemporal", "CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal")
-THREE_LEVELS_UP = ("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal")
+THREE_LEVELS_DOWN = (
+    "CrossAttnDownBlockSpatioTemporal",
+    "CrossAttnDownBlockSpatioTemporal",
+    "DownBlockSpatioTemporal",
+)
+THREE_LEVELS_UP = (
+    "UpBlockSpatioTemporal",
+    "CrossAttnUpBlockSpatioTemporal",
+    "CrossAttnUpBlockSpatioTemporal",
+)
 
 CONFIGURATIONS = {
     "plain": Configuration(),

@@ -9,12 +9,12 @@ Maps are `(N, C, H, W)`, what Ascend's convolutions take. Who computes in what:
 | flash attention | float16 | bfloat16 | none (3) |
 | softmax elsewhere, normalisation, SiLU and sigmoid (4), learned mixture | float32 | float32 | float32 |
 
-1. CANN rounds the factors of float32 convolutions to HF32, 11 significant bits, unless the program forbids it by
-   `mindspore.device_context.ascend.op_precision.conv_allow_hf32(False)`. That is the process's to decide.
-2. The one dtype that all documentation of `Conv3D` on Ascend grants. Range is no concern where the model has such
-   layers: they read what a normalisation wrote or the decoded picture, and write to a stream in the model's dtype.
-3. The operator takes 16-bit floats only, and heads of a multiple of 16 channels; all else is a softmax in pieces.
-4. Documented for float16 and float32 only; they follow a normalisation or work on small arrays.
+1. CANN rounds the factors of float32 convolutions to HF32 unless the program forbids it, by
+   `mindspore.device_context.ascend.op_precision.conv_allow_hf32(False)`: a setting of the whole process.
+2. The one dtype of `Conv3D` that all documents agree on. Its range suffices: these layers read the output
+   of a normalisation, or the decoded picture, and add to a stream that keeps the model's dtype.
+3. The operator takes 16-bit floats, and heads of a multiple of 16 channels; the rest is a softmax in pieces.
+4. Documented for float16 and float32 only.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TIME_DTYPE = "float16"
 FLASH_BATCH, FLASH_HEADS, FLASH_LENGTH = 2000, 256, 512_000
 """Documented bounds of flash attention: "2k" and "512k", read the safe way."""
 FLASH_WIDTH = 256
-"""The document allows heads of 512. Only the VAE has those, once a chunk, and mostly in float32: no case for it."""
+"""Documented for 512 too; only the VAE has such a head, in a single layer that mostly runs in float32."""
 SCORE_ELEMENTS = 2**26
 """Attention scores held at a time outside of flash attention: 256 MB in float32."""
 
@@ -77,7 +77,8 @@ class MindSporeAscend(MindSporeBackend):
         def apply(x: Map) -> Map:
             if before == after:
                 return mint.nn.functional.conv2d(x, kernel, offset, stride=stride, padding=before)
-            x = mint.nn.functional.pad(x, (before, after, before, after))  # the operator pads both sides alike
+            # The operator's own padding is the same on both sides.
+            x = mint.nn.functional.pad(x, (before, after, before, after))
             return mint.nn.functional.conv2d(x, kernel, offset, stride=stride, padding=0)
 
         return apply
@@ -111,7 +112,7 @@ class MindSporeAscend(MindSporeBackend):
         scale, shift = constant(weight, "float32"), constant(bias, "float32")
 
         def apply(x: Map, frames: int = 1) -> Map:
-            videos = self.cast(_gather_frames(x, frames), "float32")  # cast last: the copy moves 16-bit floats
+            videos = self.cast(_gather_frames(x, frames), "float32")
             y = mint.nn.functional.group_norm(videos, groups, scale, shift, eps)
             return _part_frames(self.cast(mint.nn.functional.silu(y) if silu else y))
 
@@ -160,12 +161,12 @@ class MindSporeAscend(MindSporeBackend):
         )
 
     def temporal_attention(self, q: Array, k: Array, v: Array, heads: int, frames: int) -> Array:
-        # Ten thousand positions exceed the batch that flash attention takes. Neighbours stand in for further heads:
-        # they attend apart just as heads do, the calls become few, and longer rows change places.
-        n, length, channels = q.shape
+        # Positions outnumber the sequences that flash attention takes. Neighbours attend apart just as heads do,
+        # so groups of them pass for further heads: few calls instead of many, and longer rows change places.
+        shape, length, channels = q.shape, q.shape[1], q.shape[2]
         group = max(g for g in range(1, max(1, FLASH_HEADS // heads) + 1) if length % g == 0)
-        wide = (x.reshape(n, length // group, group * channels) for x in (q, k, v))
-        return super().temporal_attention(*wide, heads * group, frames).reshape(q.shape)
+        q, k, v = (x.reshape(x.shape[0], length // group, group * channels) for x in (q, k, v))
+        return super().temporal_attention(q, k, v, heads * group, frames).reshape(shape)
 
     def add_rows(self, x: Array | Map, rows: Array) -> Array | Map:
         runs, channels = rows.shape
@@ -176,7 +177,7 @@ class MindSporeAscend(MindSporeBackend):
         return y.reshape(x.shape)
 
     def _softmax_attention(self, q: Array, k: Array, v: Array, heads: int) -> Array:
-        """Attention by its definition, on as many heads, or else queries, at a time as `SCORE_ELEMENTS` allows."""
+        """Attention by its definition, on as many heads or queries at a time as `SCORE_ELEMENTS` allows."""
         n, length, channels = q.shape
         width = channels // heads
 
@@ -192,13 +193,11 @@ class MindSporeAscend(MindSporeBackend):
             scores = mint.bmm(q[head, rows], k[head])
             return mint.bmm(self.cast(mint.nn.functional.softmax(scores, dim=-1, dtype=ms.float32)), v[head])
 
-        y = self.concat(
-            [
-                self.concat([attend(slice(i, i + batch), slice(j, j + block)) for j in range(0, length, block)], 1)
-                for i in range(0, n * heads, batch)
-            ],
-            0,
-        )
+        def heads_from(i: int) -> Array:
+            head = slice(i, i + batch)
+            return self.concat([attend(head, slice(j, j + block)) for j in range(0, length, block)], 1)
+
+        y = self.concat([heads_from(i) for i in range(0, n * heads, batch)], 0)
         return y.reshape(n, heads, length, width).transpose(0, 2, 1, 3).reshape(n, length, channels)
 
 
@@ -224,19 +223,17 @@ def _claim(device: str) -> None:
     if index and not index.isdecimal():
         raise InputError(f"{device!r} is no device; expected 'ascend', or 'ascend:1' for the second NPU.")
     try:
-        if index:
-            count = ms.device_context.ascend.device_count()
-            if int(index) >= count:  # MindSpore would notice at the first operator, when it is too late to choose
-                raise InputError(f"There is no {device!r}: this machine has {count} NPUs, counted from ascend:0.")
-            ms.set_device("Ascend", int(index))  # a second call is fine as long as it names the same NPU
-        elif ms.get_current_device().device_target != "Ascend":
-            ms.set_device("Ascend")  # without a number, what the program or its launcher has chosen stays
-    except (RuntimeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if not index:  # what the program or its launcher has chosen stays
+            if ms.get_current_device().device_target != "Ascend":
+                ms.set_device("Ascend")
+            return
+        # MindSpore would notice at the first operator, when no other can be chosen any more.
+        if int(index) >= (count := ms.device_context.ascend.device_count()):
+            raise InputError(f"There is no {device!r}: this machine has {count} NPUs, counted from ascend:0.")
+        ms.set_device("Ascend", int(index))  # may be said twice, of the same NPU
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0].strip().rstrip(".")
         raise InputError(
-            f"MindSpore cannot use {device!r} ({reason.strip().rstrip('.')}). Without an NPU, its driver and CANN, "
-            "choose device 'cpu'. With them, start a new process and choose the device before anything is computed: "
-            "a process keeps the first one."
+            f"MindSpore cannot use {device!r} ({reason}). Without an NPU, its driver and CANN, choose device "
+            "'cpu'. With them, choose the device before anything is computed: a process keeps its first one."
         ) from None

@@ -14,8 +14,15 @@ from svdkit.backend import Array, Backend, F, Host
 
 def constant(values: Host, dtype: str) -> Array:
     """Weights and index tables are `Parameter`s: the graph compiler takes those, and no plain tensor, as captured."""
-    tensor = ms.Tensor(np.ascontiguousarray(values, dtype=None if values.dtype.name != "bfloat16" else np.float32))
-    return ms.Parameter(tensor.astype(getattr(ms, dtype)), requires_grad=False)
+    # The cast is MindSpore's: NumPy's from float16 takes twice as long.
+    return ms.Parameter(_tensor(values).astype(getattr(ms, dtype)), requires_grad=False)
+
+
+def _tensor(values: Host) -> Array:
+    """A tensor over the array's own memory, in a dtype that MindSpore has too."""
+    if values.dtype.name in ("bfloat16", "float64"):
+        values = values.astype(np.float32)
+    return ms.Tensor.from_numpy(np.ascontiguousarray(values))
 
 
 class MindSporeBackend(Backend):
@@ -24,7 +31,8 @@ class MindSporeBackend(Backend):
     name = "mindspore"
 
     def array(self, values: Host, dtype: str | None = None) -> Array:
-        return ms.Tensor(np.ascontiguousarray(values, np.float32)).astype(getattr(ms, dtype or self.dtype))
+        # A copy first: the tensor would share the memory of an array that the caller may change.
+        return _tensor(np.array(values, np.float32)).astype(getattr(ms, dtype or self.dtype))
 
     def numpy(self, x: Array) -> Host:
         return np.asarray(x.astype(ms.float32).asnumpy())

@@ -9,7 +9,6 @@ shuffled and padded by gathering them with index tables, which are made once for
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 
 import mindspore as ms
 import numpy as np
@@ -68,34 +67,23 @@ class MindSporeCPU(MindSporeBackend):
         table = _table(lambda: _nearest(h, w, height, width), "upsample", h, w, height, width)
         return ops.gather(x.reshape(n, h * w, channels), table, 1).reshape(n, height, width, channels)
 
-    def conv2d(
-        self, weight: Host, bias: Host | None, stride: int = 1, padding: tuple[int, int] = (1, 1)
-    ) -> Layer:
+    def conv2d(self, weight: Host, bias: Host | None, stride: int = 1, padding: tuple[int, int] = (1, 1)) -> Layer:
         out, channels, kernel, _ = weight.shape
         if kernel == stride == 1 and padding == (0, 0):
             return self.linear(weight[:, :, 0, 0], bias)
         matrix = constant(weight.transpose(0, 2, 3, 1).reshape(out, -1), self.dtype)
         offset = constant(np.zeros(out) if bias is None else bias, self.dtype)
         before, after = padding
-        taps = kernel * kernel
 
         def apply(x: Map) -> Map:
             n, h, w, _ = x.shape
             height, width = ((size + before + after - kernel) // stride + 1 for size in (h, w))
-            rows = x.reshape(n, h * w, channels)
-            if before or after:  # one more row, of zeros, is what lies outside
-                rows = ops.concat((rows, ops.zeros((n, 1, channels), x.dtype)), 1)
-            step = max(1, PATCH_ELEMENTS // (n * taps * channels))
-            pieces = []
-            for start in range(0, height * width, step):
-                stop = min(start + step, height * width)
-                table = _table(
-                    lambda: _patches(h, w, height, width, kernel, stride, before)[start * taps : stop * taps],
-                    *("patches", h, w, kernel, stride, padding, start, stop),
-                )
-                patches = ops.gather(rows, table, 1).reshape(-1, taps * channels)
-                pieces.append(_bias_add(_matmul_t(patches, matrix), offset).reshape(n, stop - start, out))
-            return self.concat(pieces, 1).reshape(n, height, width, out)
+            table = _table(
+                lambda: _patches(h, w, height, width, kernel, stride, before),
+                *("patches", h, w, kernel, stride, padding),
+            )
+            y = self._patch_product(x.reshape(n, h * w, channels), table, kernel**2, matrix, offset)
+            return y.reshape(n, height, width, out)
 
         return apply
 
@@ -106,21 +94,26 @@ class MindSporeCPU(MindSporeBackend):
 
         def apply(x: Map, frames: int) -> Map:
             n, h, w, _ = x.shape
-            # The same patches as in space, of a picture one column wide whose rows are the frames' rows.
-            rows = ops.concat((x.reshape(-1, frames * h * w, channels), ops.zeros((n // frames, 1, channels), x.dtype)), 1)
-            step = max(1, PATCH_ELEMENTS // (n // frames * kernel * channels))
-            pieces = []
-            for start in range(0, frames * h * w, step):
-                stop = min(start + step, frames * h * w)
-                table = _table(
-                    lambda: _frame_patches(frames, h * w, kernel)[start * kernel : stop * kernel],
-                    *("frames", frames, h * w, kernel, start, stop),
-                )
-                patches = ops.gather(rows, table, 1).reshape(-1, kernel * channels)
-                pieces.append(_bias_add(_matmul_t(patches, matrix), offset).reshape(n // frames, stop - start, out))
-            return self.concat(pieces, 1).reshape(n, h, w, out)
+            table = _table(lambda: _frame_patches(frames, h * w, kernel), "frames", frames, h * w, kernel)
+            rows = x.reshape(n // frames, frames * h * w, channels)
+            return self._patch_product(rows, table, kernel, matrix, offset).reshape(n, h, w, out)
 
         return apply
+
+    def _patch_product(self, rows: Array, table: Array, taps: int, matrix: Array, offset: Array) -> Array:
+        """Patches `(G, P, taps * C)` of rows `(G, L, C)`, times the weights: `(G, P, O)`.
+
+        The table has the rows of one patch after another; row L is what lies outside.
+        """
+        groups, _, channels = rows.shape
+        rows = ops.concat((rows, ops.zeros((groups, 1, channels), rows.dtype)), 1)
+        step = taps * max(1, PATCH_ELEMENTS // (groups * taps * channels))
+        pieces = []
+        for start in range(0, table.shape[0], step):
+            part = table if step >= table.shape[0] else table[start : start + step]
+            patches = ops.gather(rows, part, 1).reshape(-1, taps * channels)
+            pieces.append(_bias_add(_matmul_t(patches, matrix), offset).reshape(groups, -1, matrix.shape[0]))
+        return self.concat(pieces, 1)
 
     def linear(self, weight: Host, bias: Host | None) -> Layer:
         # `ops.dense` takes 250 ms where the product and `BiasAdd` take 80.
@@ -171,6 +164,8 @@ class MindSporeCPU(MindSporeBackend):
         return self._attention(q, k, v, 1, heads)
 
     def temporal_attention(self, q: Array, k: Array, v: Array, heads: int, frames: int) -> Array:
+        if frames == 1:  # softmax over a single key is 1
+            return v
         return self._attention(q, k, v, frames, heads)
 
     def add_rows(self, x: Array | Map, rows: Array) -> Array | Map:
@@ -232,10 +227,7 @@ def _nearest(h: int, w: int, height: int, width: int) -> npt.NDArray[np.int64]:
     return (rows[:, None] * w + columns).ravel()
 
 
-@lru_cache(maxsize=1)
-def _patches(
-    h: int, w: int, height: int, width: int, kernel: int, stride: int, before: int
-) -> npt.NDArray[np.int64]:
+def _patches(h: int, w: int, height: int, width: int, kernel: int, stride: int, before: int) -> npt.NDArray[np.int64]:
     """For each output position, the input rows that its patch covers; `h * w` is outside."""
     taps = np.arange(kernel) - before
     y = (np.arange(height) * stride)[:, None, None, None] + taps[:, None]
@@ -244,7 +236,6 @@ def _patches(
     return np.where(inside, y * w + x, h * w).ravel()
 
 
-@lru_cache(maxsize=1)
 def _frame_patches(frames: int, positions: int, kernel: int) -> npt.NDArray[np.int64]:
     """For each frame and position, the same position in the frames around it."""
     frame = np.arange(frames)[:, None, None] + np.arange(kernel) - kernel // 2

@@ -55,16 +55,14 @@ class NumpyBackend(Backend):
         columns = np.arange(width) * x.shape[3] // width
         return x[:, :, rows[:, None], columns]
 
-    def conv2d(
-        self, weight: Host, bias: Host | None, stride: int = 1, padding: tuple[int, int] = (1, 1)
-    ) -> Layer:
+    def conv2d(self, weight: Host, bias: Host | None, stride: int = 1, padding: tuple[int, int] = (1, 1)) -> Layer:
         kernel = weight.shape[2]
         matrix = self.array(weight).reshape(weight.shape[0], -1)
         offset = self.array(np.zeros(weight.shape[0]) if bias is None else bias)
 
         def apply(x: Map) -> Map:
             padded = np.pad(x, [(0, 0), (0, 0), padding, padding])
-            windows = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), axis=(2, 3))
+            windows = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), axis=(2, 3))  # type: ignore[call-overload]
             windows = windows[:, :, ::stride, ::stride]
             n, _, height, width = windows.shape[:4]
             patches = windows.transpose(0, 2, 3, 1, 4, 5).reshape(n, height * width, -1)

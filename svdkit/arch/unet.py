@@ -38,9 +38,7 @@ class Stage:
             for i, (channels_in, out) in enumerate(channels)
         ]
         self.attentions = [
-            SpatioTemporalTransformer(
-                p / f"attentions.{i}", channels[-1][1], heads, depth, context_channels, chunking
-            )
+            SpatioTemporalTransformer(p / f"attentions.{i}", channels[-1][1], heads, depth, context_channels, chunking)
             for i, depth in enumerate(layers)
         ]
 
@@ -189,8 +187,8 @@ class UNet:
         skips = [x]
         contexts = iter(stages)
         for stage, downsample in self.down:
-            for x in self._run(stage, x, None, frames, time, next(contexts)):
-                skips.append(x)
+            skips += self._run(stage, x, None, frames, time, next(contexts))
+            x = skips[-1]
             if downsample is not None:
                 x = downsample(x)
                 skips.append(x)

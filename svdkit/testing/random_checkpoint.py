@@ -94,7 +94,7 @@ INDEX: dict[str, Any] = {
     "unet": ["diffusers", "UNetSpatioTemporalConditionModel"],
     "vae": ["diffusers", "AutoencoderKLTemporalDecoder"],
 }
-_CLASSES = {
+_CLASSES: dict[str, dict[str, Any]] = {
     "unet": {"_class_name": "UNetSpatioTemporalConditionModel"},
     "vae": {"_class_name": "AutoencoderKLTemporalDecoder"},
     "image_encoder": {"architectures": ["CLIPVisionModelWithProjection"], "model_type": "clip_vision_model"},
@@ -145,7 +145,7 @@ def _random(rng: np.random.Generator, key: str, shape: tuple[int, ...]) -> Host:
     if len(shape) < 2:  # norms begin as the identity, biases at zero
         return np.full(shape, float("norm" in key and key.endswith("weight")))
     fan_in = np.prod(shape[1:])
-    return rng.standard_normal(shape, np.float32) / np.sqrt(np.float32(fan_in))
+    return np.asarray(rng.standard_normal(shape, np.float32) / np.sqrt(np.float32(fan_in)))
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:

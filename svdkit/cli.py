@@ -1,0 +1,349 @@
+"""The command line.
+
+Of what has to be installed only click is imported at the top, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import __version__
+
+if TYPE_CHECKING:
+    from .backend import Host
+    from .output import StableVideoDiffusionPipelineOutput
+
+DEMO = {"model": "tiny-random", "height": 144, "width": 256, "num_inference_steps": 8, "seed": (0,)}
+"""What `svdkit demo` makes: seconds of work on any backend."""
+
+_TRACEBACK = "svdkit.traceback"
+_PATH, _COUNT, _NOT_NEGATIVE = click.Path(path_type=Path), click.IntRange(min=1), click.FloatRange(min=0)
+
+
+def main() -> None:
+    """The console script."""
+    # MindSpore warns of much that users can do nothing about; from 3 on it tells only of errors.
+    os.environ.setdefault("GLOG_v", "3")
+    cli(prog_name="svdkit")
+
+
+class _Commands(click.Group):
+    """Shows whatever goes wrong as one paragraph, and tells scripts by the exit status what kind it was."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs a command."""
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            try:
+                return super().invoke(ctx)
+            except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+                raise  # click knows what to do with these
+            except (Exception, KeyboardInterrupt) as error:
+                import shutil
+                import textwrap
+                import traceback
+
+                if ctx.meta.get(_TRACEBACK):
+                    traceback.print_exception(error)
+                status, text = _explain(error)
+                width = shutil.get_terminal_size().columns
+                # Paths and commands are there to be copied, so none is broken.
+                text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+                click.echo(text, err=True)
+                ctx.exit(status)
+
+
+def _explain(error: BaseException) -> tuple[int, str]:
+    """The exit status and the text for anything that was raised."""
+    from .errors import InputError, SvdkitError
+
+    text = " ".join(str(error).split())
+    match error:
+        case KeyboardInterrupt():
+            return 130, f"Interrupted; {text or 'nothing was written'}."
+        case SvdkitError():
+            return 2 if isinstance(error, InputError) else 1, f"Error: {text}"
+        case MemoryError():
+            return 1, (
+                "Error: The memory ran out. --decode-chunk-size 1, a smaller --height and --width, fewer "
+                "--num-frames or --num-videos, or a --dtype of 16 bits need less."
+            )
+    text = text if len(text) < 600 else f"{text[:600]} ..."
+    return 1, (
+        f"Error: {type(error).__name__}: {text} (svdkit did not foresee this. Run the command again with "
+        "--traceback to see where it comes from, and please report it with that.)"
+    )
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning on one line, without the place in the source that Python tells."""
+    click.echo(f"Warning: {' '.join(str(message).split())}", err=True)
+
+
+def _note_traceback(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    ctx.meta[_TRACEBACK] = value
+
+
+_backend = click.option("--backend", "-b", default="mindspore", help="What computes; see `svdkit backends`.")
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout, and nothing else there.")
+_quiet = click.option("--quiet", "-q", is_flag=True, help="Show no progress and no summary.")
+_traceback = click.option(
+    "--traceback",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    envvar="SVDKIT_TRACEBACK",
+    callback=_note_traceback,
+    help="Show where in the source an error comes from, as SVDKIT_TRACEBACK=1 does.",
+)
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"show_default": True, "max_content_width": 100, "help_option_names": ["-h", "--help"]},
+)
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def cli() -> None:
+    """Stable Video Diffusion: videos that begin with a picture, on any backend.
+
+    `svdkit demo` tries it out without a download.
+    """
+
+
+@cli.command()
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=_PATH)
+@click.option(
+    *("--output", "-o"),
+    required=True,
+    type=_PATH,
+    help="Where the video goes: .mp4, .webm, .gif or .webp (replaced if it exists), or no suffix for a new "
+    "folder of PNGs. Of several videos, the i-th goes to NAME_i.SUFFIX, from 0.",
+)
+@click.option(
+    *("--model", "-m"),
+    default="stabilityai/stable-video-diffusion-img2vid-xt",
+    help="A hub id (HF_TOKEN in the environment is the hub's token), a folder in diffusers' layout, or the "
+    "name of a model that ships with svdkit.",
+)
+@_backend
+@click.option("--device", show_default="the backend's", help="Where it computes, such as cpu or ascend:1.")
+@click.option("--dtype", show_default="the backend's", help="Of weights and activations, such as float16.")
+@click.option("--compile", is_flag=True, help="Run the denoising network through the backend's compiler.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    multiple=True,
+    show_default="any",
+    help="Of the first video, the i-th taking SEED + i; or repeat the option, once for each video.",
+)
+@click.option("--height", type=click.IntRange(min=8), default=576, help="In pixels, a multiple of 8.")
+@click.option("--width", type=click.IntRange(min=8), default=1024, help="In pixels, a multiple of 8.")
+@click.option("--num-frames", type=_COUNT, show_default="the model's", help="Frames of each video.")
+@click.option("--fps", type=click.FloatRange(1, 240), default=7, help="Frames a second.")
+@click.option("--motion-bucket-id", type=_NOT_NEGATIVE, default=127, help="Amount of motion, to about 255.")
+@click.option(
+    *("--num-videos", "--num-videos-per-prompt", "num_videos_per_prompt"),
+    type=_COUNT,
+    default=1,
+    help="Videos of each image: all of the first image's, then all of the second's, and so on.",
+)
+@click.option(
+    *("--steps", "--num-inference-steps", "num_inference_steps"),
+    type=_COUNT,
+    default=25,
+    help="Denoising steps, unless --sigmas holds numbers.",
+)
+@click.option("--scheduler", show_default="the model's", help="Solver of the steps; see `svdkit schedulers`.")
+@click.option(
+    "--sigmas",
+    show_default="the model's",
+    help="Noise levels: descending numbers with commas between, used as they are (a final 0 is added), a "
+    ".txt or .json file of them, or a schedule's name; see `svdkit sigma-schedules`.",
+)
+@click.option("--min-guidance-scale", type=float, default=1.0, help="Of the first frame; 1 is no guidance.")
+@click.option("--max-guidance-scale", type=float, default=3.0, help="Of the last frame; linear between.")
+@click.option(
+    "--noise-aug-strength",
+    type=_NOT_NEGATIVE,
+    default=0.02,
+    help="Noise added to the image, whose pixels are in [-1, 1]; with more, the video keeps less to it.",
+)
+@click.option(
+    "--decode-chunk-size",
+    type=_COUNT,
+    show_default="all of a video's",
+    help="Frames decoded at a time; fewer take less memory.",
+)
+@click.option(
+    "--latents",
+    type=_PATH,
+    help="A .npy file of unit normal noise to begin with: (videos, frames, 4, height / 8, width / 8).",
+)
+@click.option("--variant", help="Which of the model's weights, such as fp16.")
+@click.option("--revision", help="Branch, tag or commit on the hub.")
+@click.option("--cache-dir", type=_PATH, show_default="the hub's", help="Folder that keeps downloads.")
+@click.option("--local-files-only", is_flag=True, help="Take the model from the cache and ask no network.")
+@click.option(
+    *("--component", "components"),
+    metavar="PART=NAME",
+    multiple=True,
+    help="Take the unet, vae or image_encoder that a plugin calls NAME, or svdkit's own if that is default.",
+)
+@_json
+@_quiet
+@_traceback
+def generate(
+    images: tuple[Path, ...],
+    output: Path,
+    seed: tuple[int, ...],
+    sigmas: str | None,
+    latents: Path | None,
+    components: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Make a video that begins with the picture IMAGE, or one for each of several."""
+    import attrs
+
+    from .errors import InputError, OutputError
+    from .generate import generate
+    from .output import output_paths
+    from .preprocess import check_size, load_images
+
+    # Loading may take minutes, so whatever can be found wrong without a model is found before.
+    if wrong := [text for text in components if "=" not in text]:
+        raise click.BadParameter(f"{wrong[0]!r} is not of the form PART=NAME.", param_hint="'--component'")
+    videos = len(images) * options["num_videos_per_prompt"]
+    targets = {path.resolve() for path in output_paths(output, videos)}
+    if overwritten := [image for image in images if image.resolve() in targets]:
+        raise OutputError(f"The video would replace the image {overwritten[0]}. Choose another --output.")
+    check_size(options["height"], options["width"])
+    if len(seed) not in (0, 1, videos):
+        raise InputError(f"--seed is given {len(seed)} times, expected one, or {videos}: one for each video.")
+    options |= {
+        "image": load_images(images),
+        "sigmas": None if sigmas is None else _read_sigmas(sigmas),
+        "latents": None if latents is None else _read_latents(latents),
+        "generator": seed[0] if len(seed) == 1 else list(seed) or None,
+        "components": dict(text.split("=", 1) for text in components),
+    }
+
+    if not quiet:
+        click.echo(f"Loading {options['model']} on {options['backend']} ...", err=True)
+    result = generate(**options, progress=not quiet)
+    start = time.perf_counter()
+    try:
+        paths = [click.format_filename(path) for path in result.save(output)]
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("each video is either complete or not there") from None
+    result = attrs.evolve(result, timings={**result.timings, "save": time.perf_counter() - start})
+    if as_json or not quiet:
+        _report(result, paths, as_json)
+
+
+def _report(result: StableVideoDiffusionPipelineOutput, paths: list[str], as_json: bool) -> None:
+    import attrs
+
+    frames, (width, height) = len(result.frames[0]), result.frames[0][0].size
+    if as_json:
+        made = {"paths": paths, "num_frames": frames, "height": height, "width": width}
+        used = attrs.asdict(result, filter=attrs.filters.exclude("frames", "output_type"))
+        click.echo(json.dumps(made | used))
+        return
+    for path, seed in zip(paths, result.seeds, strict=True):
+        click.echo(f"{path}: {frames} frames, {width}x{height}, {result.fps:g} fps, seed {seed}")
+    steps = f"{len(result.sigmas) - 1} steps of {result.scheduler} ({result.nfe} evaluations)"
+    click.echo(f"{steps} on {result.backend}, {result.device}, {result.dtype}")
+    click.echo(", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.timings.items()))
+
+
+def _read_sigmas(text: str) -> Sequence[float] | str:
+    """What `--sigmas` stands for: noise levels, or the name of a schedule that there is."""
+    from .errors import SigmasError
+    from .plugins import registry
+    from .sigmas import validate_sigmas
+
+    is_file = Path(text).suffix in (".txt", ".json")
+    if not is_file and "," not in text and not text.replace(".", "", 1).isdigit():
+        registry().load("sigma schedule", text)
+        return text
+    try:
+        content = Path(text).read_text(encoding="utf-8") if is_file else text
+        levels: Any = json.loads(content) if text.endswith(".json") else content.replace(",", " ").split()
+        return validate_sigmas(levels)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SigmasError(f"The noise levels {text} cannot be used: {reason}") from error
+
+
+def _read_latents(path: Path) -> Host:
+    """The array in a `.npy` file."""
+    import numpy as np
+
+    from .errors import InputError
+
+    try:
+        array = np.load(path, allow_pickle=False)
+    except Exception as error:  # on damaged files NumPy raises whatever it stumbles over
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"The latents {path} cannot be read: {reason}. Pass what numpy.save wrote.") from error
+    if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+        raise InputError(f"The latents {path} are not an array of floats. Pass what numpy.save wrote of one.")
+    return array
+
+
+@cli.command()
+@click.option("--output", "-o", type=_PATH, default="svdkit-demo.mp4", help="Where the video goes.")
+@_backend
+@_json
+@_quiet
+@_traceback
+@click.pass_context
+def demo(ctx: click.Context, output: Path, as_json: bool, quiet: bool, backend: str) -> None:
+    """Make a small video offline, of the photograph and with the model that ship with svdkit."""
+    ctx.invoke(
+        generate,
+        images=(Path(__file__).parent / "assets" / "photo.jpg",),
+        output=output.absolute(),
+        backend=backend,
+        as_json=as_json,
+        quiet=quiet,
+        **DEMO,
+    )
+    if not (as_json or quiet):
+        click.echo("The model's weights are random, so the video is noise: it shows that svdkit works here.")
+
+
+def _add_listing(what: str) -> None:
+    @cli.command(what.replace(" ", "-"), help=f"List the {what} that there are.")
+    @_json
+    @_traceback
+    def listing(as_json: bool) -> None:
+        import attrs
+
+        from . import plugins
+
+        infos: list[plugins.PluginInfo] = getattr(plugins, f"list_{what.replace(' ', '_')}")()
+        if as_json:
+            click.echo(json.dumps([attrs.asdict(info) for info in infos], indent=2))
+            return
+        width = max((len(info.name) for info in infos), default=0)
+        for info in infos:
+            state = "available" if info.available else "not available"
+            click.echo(f"{info.name:{width}}  {state:13}  {info.summary} [{info.origin}]")
+            if not info.available:
+                how = f"; install it with: {info.install}" if info.install else ""
+                click.echo(f"{'':{width}}  {info.reason}{how}")
+
+
+for _what in ("backends", "schedulers", "sigma schedules"):
+    _add_listing(_what)

@@ -1,0 +1,484 @@
+"""Every kernel of every backend against the NumPy reference in float64, and that against torch in float64.
+
+A kernel is written down once, as a function that makes its inputs and runs it on any backend, with the shapes that
+it is tried with: drawn ones, and named ones that matter in the models or are likely to go wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from attrs import frozen
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import relative_error
+
+from svdkit.backend import Array, Backend, Host, Layer, Map
+from svdkit.plugins import make
+
+EXACT = make("backend", "numpy", "cpu", "float64")
+
+IN_FLOAT64 = 2e-15
+"""NumPy and torch round differently; the worst measured is 6e-16."""
+ROUNDING = 1e-6
+"""Float32 rounds each number by up to 6e-8 of it; the worst measured, over all shapes below, is 3e-7."""
+SAME = 0.0
+"""Values are moved, not computed."""
+
+few = settings(max_examples=8, deadline=None, derandomize=True, database=None)
+
+
+class TorchOracle(Backend):
+    """What torch has for each kernel, in float64; maps are `(N, C, H, W)`."""
+
+    name = "torch oracle"
+    devices = ("cpu",)
+    dtypes = ("float64",)
+
+    def array(self, values: Host, dtype: str | None = None) -> Array:
+        return torch.tensor(values, dtype=torch.float64)
+
+    def numpy(self, x: Array) -> Host:
+        return x.numpy()
+
+    def cast(self, x: Array, dtype: str | None = None) -> Array:
+        return x.double()
+
+    def concat(self, arrays: Sequence[Array], axis: int) -> Array:
+        return torch.cat(list(arrays), axis)
+
+    def all_finite(self, x: Array) -> bool:
+        return bool(x.isfinite().all())
+
+    def to_map(self, x: Array) -> Map:
+        return x
+
+    def from_map(self, x: Map) -> Array:
+        return x
+
+    def tokens(self, x: Map) -> Array:
+        return x.flatten(2).transpose(1, 2)
+
+    def from_tokens(self, x: Array, height: int, width: int) -> Map:
+        return x.transpose(1, 2).unflatten(2, (height, width))
+
+    def size(self, x: Map) -> tuple[int, int]:
+        return tuple(x.shape[2:])
+
+    def concat_channels(self, a: Map, b: Map) -> Map:
+        return torch.cat([a, b], 1)
+
+    def upsample(self, x: Map, height: int, width: int) -> Map:
+        return F.interpolate(x, size=(height, width), mode="nearest")
+
+    def conv2d(self, weight: Host, bias: Host | None, stride: int = 1, padding: tuple[int, int] = (1, 1)) -> Layer:
+        parameters = self.array(weight), None if bias is None else self.array(bias)
+        return lambda x: F.conv2d(F.pad(x, (*padding, *padding)), *parameters, stride=stride)
+
+    def temporal_conv(self, weight: Host, bias: Host) -> Layer:
+        parameters = self.array(weight), self.array(bias)
+
+        def apply(x: Map, frames: int) -> Map:
+            videos = x.unflatten(0, (-1, frames)).transpose(1, 2)
+            return F.conv3d(videos, *parameters, padding=(weight.shape[2] // 2, 0, 0)).transpose(1, 2).flatten(0, 1)
+
+        return apply
+
+    def linear(self, weight: Host, bias: Host | None) -> Layer:
+        parameters = self.array(weight), None if bias is None else self.array(bias)
+        return lambda x: F.linear(x, *parameters)
+
+    def group_norm(self, weight: Host, bias: Host, groups: int, eps: float, silu: bool) -> Layer:
+        parameters = self.array(weight), self.array(bias)
+
+        def apply(x: Map, frames: int = 1) -> Map:
+            videos = x.unflatten(0, (-1, frames)).transpose(1, 2)
+            y = F.group_norm(videos, groups, *parameters, eps).transpose(1, 2).flatten(0, 1)
+            return F.silu(y) if silu else y
+
+        return apply
+
+    def layer_norm(self, weight: Host, bias: Host, eps: float) -> Layer:
+        parameters = self.array(weight), self.array(bias)
+        return lambda x: F.layer_norm(x, weight.shape, *parameters, eps)
+
+    def mix(self, factor: Host, flip: bool) -> Layer:
+        share = self.array(factor).sigmoid()
+        return lambda a, b: torch.lerp(a, b, share) if flip else torch.lerp(b, a, share)
+
+    def geglu(self, weight: Host, bias: Host) -> Layer:
+        def apply(x: Array) -> Array:
+            value, gate = F.linear(x, self.array(weight), self.array(bias)).chunk(2, -1)
+            return value * F.gelu(gate)
+
+        return apply
+
+    def silu(self, x: Array) -> Array:
+        return F.silu(x)
+
+    def gelu(self, x: Array) -> Array:
+        return F.gelu(x)
+
+    def quick_gelu(self, x: Array) -> Array:
+        return x * torch.sigmoid(1.702 * x)
+
+    def attention(self, q: Array, k: Array, v: Array, heads: int) -> Array:
+        q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+    def temporal_attention(self, q: Array, k: Array, v: Array, heads: int, frames: int) -> Array:
+        # (videos, positions, heads, frames, channels of a head)
+        q, k, v = (x.unflatten(0, (-1, frames)).unflatten(3, (heads, -1)).permute(0, 2, 3, 1, 4) for x in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v).permute(0, 3, 1, 2, 4).flatten(3).flatten(0, 1)
+
+    def swap_axes(self, x: Array, videos: int) -> Array:
+        return x.unflatten(0, (videos, -1)).transpose(1, 2).flatten(0, 1)
+
+    def add_rows(self, x: Array | Map, rows: Array) -> Array | Map:
+        rows = rows.repeat_interleave(x.shape[0] // rows.shape[0], 0)
+        return x + (rows[:, None] if x.ndim == 3 else rows[:, :, None, None])
+
+
+class Inputs:
+    """Normal numbers, the same ones for every backend, which nothing may write to."""
+
+    def __init__(self, k: Backend) -> None:
+        self.k = k
+        self.rng = np.random.default_rng(0)
+        self.made: list[tuple[Host, Array]] = []
+
+    def weight(self, *shape: int) -> Host:
+        """As a checkpoint holds it."""
+        values = self.rng.standard_normal(shape, np.float32)
+        values.flags.writeable = False
+        self.made.append((values.copy(), values))
+        return values
+
+    def array(self, *shape: int) -> Array:
+        """On the backend; a view of read-only memory where the backend is NumPy in float32."""
+        values, _ = self.made[-1] if shape == () else (self.weight(*shape), None)
+        array = self.k.array(values)
+        self.made.append((values, array))
+        return array
+
+    def map(self, n: int, channels: int, height: int, width: int) -> Map:
+        """Feature maps."""
+        return self.k.to_map(self.array(n, channels, height, width))
+
+    def check(self) -> None:
+        """None has changed."""
+        for values, made in self.made:
+            now = made if isinstance(made, np.ndarray) else self.k.numpy(made)
+            np.testing.assert_array_equal(now, values, err_msg="a kernel wrote to its input")
+
+
+@frozen(kw_only=True)
+class Kernel:
+    """How to run a kernel, and on what."""
+
+    run: Callable[..., Array]
+    """`(inputs, **shape)`: an array of the backend's own."""
+    drawn: st.SearchStrategy[dict[str, Any]]
+    named: dict[str, dict[str, Any]]
+    tolerance: float
+
+
+KERNELS: dict[str, Kernel] = {}
+
+
+def kernel(
+    drawn: dict[str, st.SearchStrategy[Any]],
+    valid: Callable[[dict[str, Any]], bool] = lambda shape: True,
+    tolerance: float = ROUNDING,
+    **named: dict[str, Any],
+) -> Callable[[Callable[..., Array]], Callable[..., Array]]:
+    """Registers a kernel to be tried with shapes."""
+
+    def register(run: Callable[..., Array]) -> Callable[..., Array]:
+        shapes = st.fixed_dictionaries(drawn).filter(valid)
+        KERNELS[run.__name__] = Kernel(run=run, drawn=shapes, named=named, tolerance=tolerance)
+        return run
+
+    return register
+
+
+N = st.integers(1, 3)
+FRAMES = st.integers(1, 5)
+CHANNELS = st.integers(1, 9)
+SIZE = st.tuples(st.integers(1, 8), st.integers(1, 8))
+HEADS = st.integers(1, 4)
+FLAG = st.booleans()
+
+
+@kernel(
+    {
+        "n": N,
+        "channels": CHANNELS,
+        "out": CHANNELS,
+        "size": SIZE,
+        "kernel": st.integers(1, 5),
+        "stride": st.integers(1, 3),
+        "padding": st.tuples(st.integers(0, 2), st.integers(0, 2)),
+        "bias": FLAG,
+    },
+    valid=lambda s: min(s["size"]) + sum(s["padding"]) >= s["kernel"],
+    usual={"n": 3, "channels": 32, "out": 64, "size": (9, 13)},
+    one_pixel={"n": 2, "channels": 8, "out": 4, "size": (1, 1)},
+    one_row={"n": 1, "channels": 5, "out": 3, "size": (1, 11)},
+    unet_down_even={"n": 2, "channels": 8, "out": 8, "size": (8, 6), "stride": 2},
+    unet_down_odd={"n": 2, "channels": 8, "out": 8, "size": (9, 5), "stride": 2},
+    vae_down_even={"n": 2, "channels": 8, "out": 8, "size": (8, 6), "stride": 2, "padding": (0, 1)},
+    vae_down_odd={"n": 2, "channels": 8, "out": 8, "size": (9, 7), "stride": 2, "padding": (0, 1)},
+    padded_before={"n": 2, "channels": 3, "out": 4, "size": (6, 5), "padding": (2, 0)},
+    unpadded={"n": 2, "channels": 3, "out": 4, "size": (6, 5), "padding": (0, 0)},
+    shortcut={"n": 2, "channels": 8, "out": 12, "size": (5, 4), "kernel": 1, "padding": (0, 0)},
+    one_by_one_strided={"n": 2, "channels": 8, "out": 12, "size": (5, 4), "kernel": 1, "padding": (0, 0), "stride": 2},
+    one_by_one_padded={"n": 1, "channels": 3, "out": 2, "size": (3, 4), "kernel": 1, "padding": (1, 1)},
+    clip_patches={"n": 2, "channels": 3, "out": 6, "size": (42, 28), "kernel": 14, "stride": 14, "padding": (0, 0), "bias": False},
+    patches_that_leave_a_rest={"n": 1, "channels": 3, "out": 6, "size": (31, 30), "kernel": 14, "stride": 14, "padding": (0, 0), "bias": False},
+)  # fmt: skip
+def conv2d(i: Inputs, n, channels, out, size, kernel=3, stride=1, padding=(1, 1), bias=True) -> Array:
+    weight = i.weight(out, channels, kernel, kernel)
+    layer = i.k.conv2d(weight, i.weight(out) if bias else None, stride, padding)
+    return i.k.from_map(layer(i.map(n, channels, *size)))
+
+
+@kernel(
+    {"videos": N, "frames": FRAMES, "channels": CHANNELS, "out": CHANNELS, "size": SIZE, "reach": st.integers(0, 2)},
+    usual={"videos": 2, "frames": 4, "channels": 32, "out": 32, "size": (5, 7)},
+    one_frame={"videos": 3, "frames": 1, "channels": 8, "out": 8, "size": (3, 2)},
+    two_frames={"videos": 2, "frames": 2, "channels": 8, "out": 8, "size": (3, 2)},
+    one_pixel={"videos": 1, "frames": 5, "channels": 3, "out": 3, "size": (1, 1)},
+    longer_than_the_video={"videos": 2, "frames": 2, "channels": 3, "out": 3, "size": (2, 2), "reach": 3},
+)
+def temporal_conv(i: Inputs, videos, frames, channels, out, size, reach=1) -> Array:
+    layer = i.k.temporal_conv(i.weight(out, channels, 2 * reach + 1, 1, 1), i.weight(out))
+    return i.k.from_map(layer(i.map(videos * frames, channels, *size), frames))
+
+
+@kernel(
+    {"shape": st.lists(st.integers(1, 6), max_size=3), "channels": CHANNELS, "out": CHANNELS, "bias": FLAG},
+    tokens={"shape": (3, 35), "channels": 32, "out": 128},
+    rows={"shape": (2,), "channels": 96, "out": 16},
+    unbiased={"shape": (2, 5), "channels": 16, "out": 16, "bias": False},
+    one_number={"shape": (1, 1), "channels": 1, "out": 1},
+)
+def linear(i: Inputs, shape, channels, out, bias=True) -> Array:
+    layer = i.k.linear(i.weight(out, channels), i.weight(out) if bias else None)
+    return layer(i.array(*shape, channels))
+
+
+@kernel(
+    {"shape": st.lists(st.integers(1, 6), min_size=1, max_size=2), "channels": CHANNELS, "half": CHANNELS},
+    tokens={"shape": (3, 35), "channels": 32, "half": 128},
+    one_number={"shape": (1, 1), "channels": 1, "half": 1},
+)
+def geglu(i: Inputs, shape, channels, half) -> Array:
+    return i.k.geglu(i.weight(2 * half, channels), i.weight(2 * half))(i.array(*shape, channels))
+
+
+@kernel(
+    {
+        "videos": N,
+        "frames": FRAMES,
+        "groups": st.sampled_from([1, 2, 3, 8]),
+        "width": st.integers(1, 4),
+        "size": SIZE,
+        "silu": FLAG,
+        "eps": st.sampled_from([1e-6, 1e-5, 1.0]),
+    },
+    spatial={"videos": 3, "frames": 1, "groups": 32, "width": 2, "size": (9, 7)},
+    temporal={"videos": 2, "frames": 4, "groups": 32, "width": 2, "size": (5, 7)},
+    then_silu={"videos": 2, "frames": 3, "groups": 32, "width": 1, "size": (4, 4), "silu": True},
+    one_group={"videos": 2, "frames": 2, "groups": 1, "width": 6, "size": (3, 3)},
+    large_eps={"videos": 2, "frames": 2, "groups": 2, "width": 3, "size": (3, 3), "eps": 10.0},
+)
+def group_norm(i: Inputs, videos, frames, groups, width, size, silu=False, eps=1e-5) -> Array:
+    channels = groups * width
+    layer = i.k.group_norm(i.weight(channels), i.weight(channels), groups, eps, silu)
+    x = i.map(videos * frames, channels, *size)
+    return i.k.from_map(layer(x) if frames == 1 else layer(x, frames))
+
+
+@kernel(
+    {"shape": st.lists(st.integers(1, 6), min_size=1, max_size=3), "channels": CHANNELS},
+    tokens={"shape": (3, 35), "channels": 64},
+    rows={"shape": (2,), "channels": 48},
+    large_eps={"shape": (2, 3), "channels": 8, "eps": 10.0},
+    one_channel={"shape": (2, 3), "channels": 1},
+)
+def layer_norm(i: Inputs, shape, channels, eps=1e-5) -> Array:
+    return i.k.layer_norm(i.weight(channels), i.weight(channels), eps)(i.array(*shape, channels))
+
+
+@kernel(
+    {"size": SIZE, "flip": FLAG},
+    spatial_share={"size": (5, 7), "flip": False},
+    temporal_share={"size": (5, 7), "flip": True},
+)
+def mix(i: Inputs, size, flip) -> Array:
+    layer = i.k.mix(i.weight(1), flip)
+    maps = i.k.from_map(layer(i.map(2, 3, *size), i.map(2, 3, *size)))
+    tokens = layer(i.array(*size, 6), i.array(*size, 6))
+    return i.k.concat([maps.reshape(-1), tokens.reshape(-1)], 0)
+
+
+ANY_SHAPE = {"shape": st.lists(st.integers(1, 6), min_size=1, max_size=4)}
+
+
+@kernel(ANY_SHAPE, usual={"shape": (3, 35, 64)})
+def silu(i: Inputs, shape) -> Array:
+    return i.k.silu(i.array(*shape))
+
+
+@kernel(ANY_SHAPE, usual={"shape": (3, 35, 64)})
+def gelu(i: Inputs, shape) -> Array:
+    return i.k.gelu(i.array(*shape))
+
+
+@kernel(ANY_SHAPE, usual={"shape": (3, 35, 64)})
+def quick_gelu(i: Inputs, shape) -> Array:
+    return i.k.quick_gelu(i.array(*shape))
+
+
+@kernel(
+    {"n": N, "queries": st.integers(1, 12), "keys": st.integers(1, 12), "heads": HEADS, "width": CHANNELS},
+    self_attention={"n": 3, "queries": 63, "keys": 63, "heads": 4, "width": 16},
+    one_head={"n": 2, "queries": 20, "keys": 20, "heads": 1, "width": 64},
+    more_queries={"n": 2, "queries": 30, "keys": 7, "heads": 3, "width": 5},
+    more_keys={"n": 2, "queries": 7, "keys": 30, "heads": 3, "width": 5},
+    one_key={"n": 2, "queries": 9, "keys": 1, "heads": 2, "width": 4},
+    one_query={"n": 2, "queries": 1, "keys": 9, "heads": 2, "width": 4},
+)
+def attention(i: Inputs, n, queries, keys, heads, width) -> Array:
+    q, k, v = (i.array(n, length, heads * width) for length in (queries, keys, keys))
+    return i.k.attention(q, k, v, heads)
+
+
+@kernel(
+    {"videos": N, "frames": FRAMES, "positions": st.integers(1, 12), "heads": HEADS, "width": CHANNELS},
+    usual={"videos": 2, "frames": 4, "positions": 35, "heads": 4, "width": 16},
+    one_frame={"videos": 3, "frames": 1, "positions": 5, "heads": 2, "width": 4},
+    one_position={"videos": 2, "frames": 5, "positions": 1, "heads": 2, "width": 4},
+    one_head={"videos": 2, "frames": 3, "positions": 6, "heads": 1, "width": 8},
+)
+def temporal_attention(i: Inputs, videos, frames, positions, heads, width) -> Array:
+    q, k, v = (i.array(videos * frames, positions, heads * width) for _ in range(3))
+    return i.k.temporal_attention(q, k, v, heads, frames)
+
+
+@kernel(
+    {"videos": N, "a": FRAMES, "b": FRAMES, "channels": CHANNELS},
+    tolerance=SAME,
+    usual={"videos": 2, "a": 3, "b": 5, "channels": 4},
+)
+def swap_axes(i: Inputs, videos, a, b, channels) -> Array:
+    return i.k.swap_axes(i.array(videos * a, b, channels), videos)
+
+
+@kernel(
+    {"runs": N, "frames": FRAMES, "channels": CHANNELS, "size": SIZE},
+    one_row_a_video={"runs": 2, "frames": 4, "channels": 32, "size": (3, 5)},
+    one_row_a_frame={"runs": 6, "frames": 1, "channels": 8, "size": (3, 5)},
+)
+def add_rows(i: Inputs, runs, frames, channels, size) -> Array:
+    rows, n = i.array(runs, channels), runs * frames
+    maps = i.k.from_map(i.k.add_rows(i.map(n, channels, *size), rows))
+    tokens = i.k.add_rows(i.array(n, size[0] * size[1], channels), rows)
+    return i.k.concat([maps.reshape(-1), tokens.reshape(-1)], 0)
+
+
+@kernel(
+    {"n": N, "channels": CHANNELS, "size": SIZE, "rows": st.integers(1, 4), "columns": st.integers(1, 4)},
+    tolerance=SAME,
+    twice={"n": 2, "channels": 8, "size": (4, 3), "rows": 4, "columns": 3},
+    to_odd_sizes={"n": 2, "channels": 8, "size": (5, 7), "rows": 4, "columns": 6},
+    one_pixel={"n": 1, "channels": 3, "size": (1, 1), "rows": 4, "columns": 2},
+)
+def upsample(i: Inputs, n, channels, size, rows, columns) -> Array:
+    return i.k.from_map(i.k.upsample(i.map(n, channels, *size), size[0] + rows, size[1] + columns))
+
+
+@kernel(
+    {"n": N, "a": CHANNELS, "b": CHANNELS, "size": SIZE},
+    tolerance=SAME,
+    usual={"n": 2, "a": 32, "b": 64, "size": (3, 5)},
+)
+def concat_channels(i: Inputs, n, a, b, size) -> Array:
+    return i.k.from_map(i.k.concat_channels(i.map(n, a, *size), i.map(n, b, *size)))
+
+
+@kernel(
+    {"n": N, "channels": CHANNELS, "size": SIZE},
+    tolerance=SAME,
+    usual={"n": 2, "channels": 4, "size": (3, 5)},
+)
+def tokens(i: Inputs, n, channels, size) -> Array:
+    return i.k.tokens(i.map(n, channels, *size))
+
+
+@kernel(
+    {"n": N, "channels": CHANNELS, "size": SIZE},
+    tolerance=SAME,
+    usual={"n": 2, "channels": 4, "size": (3, 5)},
+)
+def from_tokens(i: Inputs, n, channels, size) -> Array:
+    x = i.k.from_tokens(i.array(n, size[0] * size[1], channels), *size)
+    assert tuple(i.k.size(x)) == size
+    return i.k.from_map(x)
+
+
+NAMED = [pytest.param(name, shape, id=f"{name}-{id}") for name, k in KERNELS.items() for id, shape in k.named.items()]
+
+
+@pytest.fixture(scope="module", params=["numpy", "mindspore"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Each backend in float32 on the CPU."""
+    pytest.importorskip("scipy" if request.param == "numpy" else "mindspore")
+    return make("backend", request.param, "cpu", "float32")
+
+
+def dtype_of(x: Array) -> str:
+    """`float32` for whatever a framework calls that."""
+    return str(x.dtype).split(".")[-1].lower()
+
+
+def measure(name: str, shape: dict[str, Any], k: Backend, oracle: Backend) -> float:
+    """The relative error of a kernel, after its dtype, its shape and its inputs have been checked."""
+    inputs = Inputs(k)
+    result = KERNELS[name].run(inputs, **shape)
+    expected = KERNELS[name].run(Inputs(oracle), **shape)
+    assert dtype_of(result) == k.dtype
+    assert tuple(result.shape) == tuple(expected.shape)
+    inputs.check()
+    return relative_error(k.numpy(result), oracle.numpy(expected))
+
+
+@pytest.mark.parametrize(("name", "shape"), NAMED)
+def test_named_shapes_in_float64_against_torch(name: str, shape: dict[str, Any]) -> None:
+    assert measure(name, shape, EXACT, TorchOracle()) <= min(KERNELS[name].tolerance, IN_FLOAT64)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@given(data=st.data())
+@few
+def test_drawn_shapes_in_float64_against_torch(name: str, data: st.DataObject) -> None:
+    shape = data.draw(KERNELS[name].drawn)
+    assert measure(name, shape, EXACT, TorchOracle()) <= min(KERNELS[name].tolerance, IN_FLOAT64)
+
+
+@pytest.mark.parametrize(("name", "shape"), NAMED)
+def test_named_shapes(backend: Backend, name: str, shape: dict[str, Any]) -> None:
+    assert measure(name, shape, backend, EXACT) <= KERNELS[name].tolerance
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@given(data=st.data())
+@few
+def test_drawn_shapes(backend: Backend, name: str, data: st.DataObject) -> None:
+    assert measure(name, data.draw(KERNELS[name].drawn), backend, EXACT) <= KERNELS[name].tolerance
