@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .pipeline import StableVideoDiffusionPipeline
     from .plugins import list_backends, list_schedulers, list_sigma_schedules
     from .sampling import sample
+    from .schedules import sigma_schedule
 
 _WHERE = {
     "generate": "generate",
@@ -31,6 +32,7 @@ _WHERE = {
     "list_schedulers": "plugins",
     "list_sigma_schedules": "plugins",
     "sample": "sampling",
+    "sigma_schedule": "schedules",
 }
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "list_schedulers",
     "list_sigma_schedules",
     "sample",
+    "sigma_schedule",
 ]
 
 

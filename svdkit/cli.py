@@ -9,7 +9,6 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 DEMO = {"model": "tiny-random", "height": 144, "width": 256, "num_inference_steps": 8, "seed": (0,)}
 """What `svdkit demo` makes: seconds of work on any backend."""
 
+_INTERRUPTED = 130  # as shells have it
 _TRACEBACK = "svdkit.traceback"
 _PATH, _COUNT, _NOT_NEGATIVE = click.Path(path_type=Path), click.IntRange(min=1), click.FloatRange(min=0)
 
@@ -32,7 +32,13 @@ def main() -> None:
     """The console script."""
     # MindSpore warns of much that users can do nothing about; from 3 on it tells only of errors.
     os.environ.setdefault("GLOG_v", "3")
-    cli(prog_name="svdkit")
+    try:
+        cli(prog_name="svdkit")
+    except SystemExit as exit:
+        if exit.code == _INTERRUPTED:
+            # All is tidied up, and MindSpore, interrupted in its import, would make Python crash as it ends.
+            os._exit(_INTERRUPTED)
+        raise
 
 
 class _Commands(click.Group):
@@ -65,17 +71,19 @@ def _explain(error: BaseException) -> tuple[int, str]:
     """The exit status and the text for anything that was raised."""
     from .errors import InputError, SvdkitError
 
+    origin = error
+    while origin.__cause__ is not None and not isinstance(origin, KeyboardInterrupt):
+        origin = origin.__cause__  # native modules that are interrupted in their import raise an ImportError from it
     text = " ".join(str(error).split())
-    match error:
-        case KeyboardInterrupt():
-            return 130, f"Interrupted; {text or 'nothing was written'}."
-        case SvdkitError():
-            return 2 if isinstance(error, InputError) else 1, f"Error: {text}"
-        case MemoryError():
-            return 1, (
-                "Error: The memory ran out. --decode-chunk-size 1, a smaller --height and --width, fewer "
-                "--num-frames or --num-videos, or a --dtype of 16 bits need less."
-            )
+    if isinstance(origin, KeyboardInterrupt):
+        return _INTERRUPTED, f"Interrupted; {str(origin) or 'nothing was written'}."
+    if isinstance(error, SvdkitError):
+        return 2 if isinstance(error, InputError) else 1, f"Error: {text}"
+    if isinstance(error, MemoryError):
+        return 1, (
+            "Error: The memory ran out. --decode-chunk-size 1, a smaller --height and --width, fewer --num-frames or "
+            "--num-videos, or a --dtype of 16 bits need less."
+        )
     text = text if len(text) < 600 else f"{text[:600]} ..."
     return 1, (
         f"Error: {type(error).__name__}: {text} (svdkit did not foresee this. Run the command again with "
@@ -124,8 +132,8 @@ def cli() -> None:
     *("--output", "-o"),
     required=True,
     type=_PATH,
-    help="Where the video goes: .mp4, .webm, .gif or .webp (replaced if it exists), or no suffix for a new "
-    "folder of PNGs. Of several videos, the i-th goes to NAME_i.SUFFIX, from 0.",
+    help="Where the video goes: .mp4, .webm, .gif or .webp (replaced if it exists), or no suffix for a new folder of "
+    "PNGs. Of several videos, the i-th goes to NAME_i.SUFFIX, from 0.",
 )
 @click.option(
     *("--model", "-m"),
@@ -161,7 +169,11 @@ def cli() -> None:
     default=25,
     help="Denoising steps, unless --sigmas holds numbers.",
 )
-@click.option("--scheduler", show_default="the model's", help="Solver of the steps; see `svdkit schedulers`.")
+@click.option(
+    "--scheduler",
+    show_default="the model's",
+    help="Solver of the steps, as NAME or NAME:OPTION=VALUE,OPTION=VALUE; see `svdkit schedulers`.",
+)
 @click.option(
     "--sigmas",
     show_default="the model's",
@@ -171,22 +183,10 @@ def cli() -> None:
 @click.option("--min-guidance-scale", type=float, default=1.0, help="Of the first frame; 1 is no guidance.")
 @click.option("--max-guidance-scale", type=float, default=3.0, help="Of the last frame; linear between.")
 @click.option(
-    "--noise-aug-strength",
-    type=_NOT_NEGATIVE,
-    default=0.02,
-    help="Noise added to the image, whose pixels are in [-1, 1]; with more, the video keeps less to it.",
+    "--noise-aug-strength", type=_NOT_NEGATIVE, default=0.02, help="Noise added to the image, which is in [-1, 1]."
 )
-@click.option(
-    "--decode-chunk-size",
-    type=_COUNT,
-    show_default="all of a video's",
-    help="Frames decoded at a time; fewer take less memory.",
-)
-@click.option(
-    "--latents",
-    type=_PATH,
-    help="A .npy file of unit normal noise to begin with: (videos, frames, 4, height / 8, width / 8).",
-)
+@click.option("--decode-chunk-size", type=_COUNT, show_default="all", help="Frames decoded at a time, to save memory.")
+@click.option("--latents", type=_PATH, help="A .npy of normal noise (videos, frames, 4, height / 8, width / 8).")
 @click.option("--variant", help="Which of the model's weights, such as fp16.")
 @click.option("--revision", help="Branch, tag or commit on the hub.")
 @click.option("--cache-dir", type=_PATH, show_default="the hub's", help="Folder that keeps downloads.")
@@ -218,6 +218,7 @@ def generate(
     from .generate import generate
     from .output import output_paths
     from .preprocess import check_size, load_images
+    from .schedules import read_sigmas
 
     # Loading may take minutes, so whatever can be found wrong without a model is found before.
     if wrong := [text for text in components if "=" not in text]:
@@ -231,7 +232,7 @@ def generate(
         raise InputError(f"--seed is given {len(seed)} times, expected one, or {videos}: one for each video.")
     options |= {
         "image": load_images(images),
-        "sigmas": None if sigmas is None else _read_sigmas(sigmas),
+        "sigmas": None if sigmas is None else read_sigmas(sigmas, options["num_inference_steps"]),
         "latents": None if latents is None else _read_latents(latents),
         "generator": seed[0] if len(seed) == 1 else list(seed) or None,
         "components": dict(text.split("=", 1) for text in components),
@@ -264,25 +265,6 @@ def _report(result: StableVideoDiffusionPipelineOutput, paths: list[str], as_jso
     steps = f"{len(result.sigmas) - 1} steps of {result.scheduler} ({result.nfe} evaluations)"
     click.echo(f"{steps} on {result.backend}, {result.device}, {result.dtype}")
     click.echo(", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.timings.items()))
-
-
-def _read_sigmas(text: str) -> Sequence[float] | str:
-    """What `--sigmas` stands for: noise levels, or the name of a schedule that there is."""
-    from .errors import SigmasError
-    from .plugins import registry
-    from .sigmas import validate_sigmas
-
-    is_file = Path(text).suffix in (".txt", ".json")
-    if not is_file and "," not in text and not text.replace(".", "", 1).isdigit():
-        registry().load("sigma schedule", text)
-        return text
-    try:
-        content = Path(text).read_text(encoding="utf-8") if is_file else text
-        levels: Any = json.loads(content) if text.endswith(".json") else content.replace(",", " ").split()
-        return validate_sigmas(levels)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise SigmasError(f"The noise levels {text} cannot be used: {reason}") from error
 
 
 def _read_latents(path: Path) -> Host:

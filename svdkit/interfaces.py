@@ -42,6 +42,25 @@ class Scheduler(Protocol):
         ...
 
 
+@runtime_checkable
+class ChoosesLevels(Protocol):
+    """A scheduler that does not step between the given noise levels, but within their range."""
+
+    def levels(self, sigmas: Sequence[float]) -> Sequence[float]:
+        """The noise levels that it steps between."""
+        ...
+
+
+@runtime_checkable
+class PrefersSchedule(Protocol):
+    """A scheduler that has noise levels of its own, for when the caller gives none."""
+
+    @property
+    def sigma_schedule(self) -> str:
+        """The name of a sigma schedule."""
+        ...
+
+
 class ImageEncoder(Protocol):
     """An image to the embedding that conditions cross-attention."""
 

@@ -24,9 +24,9 @@ class Purpose(IntEnum):
     STEP = 2
 
 
-def normal(seed: int, purpose: Purpose, shape: Sequence[int], step: int = 0) -> npt.NDArray[np.float32]:
-    """Standard normal noise `shape` of one video."""
-    return np.random.default_rng([seed, purpose, step]).standard_normal(tuple(shape), np.float32)
+def normal(seed: int, purpose: Purpose, shape: Sequence[int], step: int = 0, draw: int = 0) -> npt.NDArray[np.float32]:
+    """Standard normal noise of one video; draws of one step are numbered from 0."""
+    return np.random.default_rng([seed, purpose, step, draw]).standard_normal(tuple(shape), np.float32)
 
 
 def seeds_of(generator: Generator | Sequence[Generator] | None, videos: int) -> list[int]:

@@ -26,14 +26,15 @@ from .checkpoint import (
 from .errors import InputError, NumericalError
 from .guidance import guidance_scales
 from .hub import resolve_model
-from .interfaces import VAE, ImageEncoder, Scheduler, UNet
+from .interfaces import VAE, ImageEncoder, PrefersSchedule, Scheduler, UNet
 from .noise import Generator, Purpose, normal, seeds_of
 from .output import StableVideoDiffusionPipelineOutput
 from .plugins import make
 from .precondition import scalings
 from .preprocess import ImageInput, Picture, check_size, clip_pixels, load_images, vae_pixels
-from .sampling import get_scheduler, sample
-from .sigmas import check_steps, validate_sigmas
+from .sampling import get_scheduler, levels_of, sample
+from .schedules import read_sigmas
+from .sigmas import check_steps
 
 OUTPUT_TYPES = {"pil": "pil", "np": "np", "tensor": "tensor", "pt": "tensor", "latent": "latent"}
 CALLBACK_TENSORS = ("latents", "image_latents", "image_embeddings", "added_time_ids", "guidance_scale")
@@ -108,7 +109,7 @@ class StableVideoDiffusionPipeline:
             MissingDependencyError: the backend's framework is not installed.
             CheckpointError: the checkpoint is missing, incomplete, corrupt or another pipeline's.
         """
-        kernels: Backend = make("backend", backend, device, dtype)
+        kernels: Backend = make("backend", backend, None, device, dtype)
         chosen = dict(components or {})
         if unknown := set(chosen) - {"unet", "vae", "image_encoder"}:
             raise InputError(f"There is no component {sorted(unknown)[0]!r}; there are unet, vae and image_encoder.")
@@ -216,6 +217,8 @@ class StableVideoDiffusionPipeline:
         callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         return_dict: bool = False,
+        *,
+        to_zero: bool = True,
     ) -> Any:
         """Make videos that begin with a picture.
 
@@ -225,7 +228,7 @@ class StableVideoDiffusionPipeline:
             num_frames: the checkpoint's own number if None.
             num_inference_steps: denoising steps, where `sigmas` does not say.
             sigmas: noise levels, descending, used as they are (a final 0 is added if it is not there); or the name
-                of a sigma schedule; the checkpoint's schedule if None.
+                of a sigma schedule, or of a file; the scheduler's own schedule, or the checkpoint's, if None.
             min_guidance_scale, max_guidance_scale: guidance of the first and the last frame, linear between.
             fps: frames a second; the UNet is told `fps - 1`, as it was trained.
             motion_bucket_id: amount of motion, 0 to 255 in training.
@@ -242,6 +245,7 @@ class StableVideoDiffusionPipeline:
                 `image_embeddings`, `added_time_ids`, `guidance_scale`. All but the first hold the unconditional
                 half before the conditional one where there is guidance.
             return_dict: return the frames with all that was used to make them.
+            to_zero: whether to end at 0 when `sigmas` does not; False ends at its last level.
 
         Returns:
             the frames, or a `StableVideoDiffusionPipelineOutput` if `return_dict`.
@@ -262,7 +266,7 @@ class StableVideoDiffusionPipeline:
         _check_number("motion_bucket_id", motion_bucket_id, minimum=0)
         _check_number("noise_aug_strength", noise_aug_strength, minimum=0)
         scales = guidance_scales(min_guidance_scale, max_guidance_scale, frames)
-        levels = self._sigmas(sigmas, num_inference_steps)
+        levels = self._sigmas(sigmas, num_inference_steps, to_zero)
         if output_type not in OUTPUT_TYPES:
             raise InputError(f"output_type is {output_type!r}, expected pil, np, tensor or latent.")
         handed = tuple(callback_on_step_end_tensor_inputs)
@@ -322,9 +326,10 @@ class StableVideoDiffusionPipeline:
                 lambda x, sigma: self._denoise(x, sigma, conditioning, guided),
                 x * (levels[0] ** 2 + 1) ** 0.5,
                 sigmas=levels,
+                to_zero=to_zero,
                 scheduler=self.scheduler,
                 callback=step_ended,
-                noise=lambda step, draw: self._noise(seeds, Purpose.STEP, shape, step * 1000 + draw),
+                noise=lambda step, draw: self._noise(seeds, Purpose.STEP, shape, step, draw),
             )
 
         output: Any = result.x
@@ -348,16 +353,18 @@ class StableVideoDiffusionPipeline:
             output_type=kind,
         )
 
-    def _sigmas(self, sigmas: Sequence[float] | str | None, steps: int) -> tuple[float, ...]:
+    def _sigmas(self, sigmas: Sequence[float] | str | None, steps: int, to_zero: bool) -> tuple[float, ...]:
+        if sigmas is None and isinstance(self.scheduler, PrefersSchedule):
+            sigmas = self.scheduler.sigma_schedule
         if sigmas is None:
-            return validate_sigmas(self.sigma_schedule(check_steps(steps)))
-        if isinstance(sigmas, str):
-            return validate_sigmas(make("sigma schedule", sigmas, check_steps(steps)))
-        return validate_sigmas(sigmas)
+            sigmas = self.sigma_schedule(check_steps(steps))
+        elif isinstance(sigmas, str):
+            sigmas = read_sigmas(sigmas, steps)
+        return levels_of(self.scheduler, sigmas, to_zero)
 
-    def _noise(self, seeds: Sequence[int], purpose: Purpose, shape: Sequence[int], step: int = 0) -> Array:
+    def _noise(self, seeds: Sequence[int], purpose: Purpose, shape: Sequence[int], *which: int) -> Array:
         k = self.backend
-        return k.array(np.stack([normal(seed, purpose, shape, step) for seed in seeds]), k.state_dtype)
+        return k.array(np.stack([normal(seed, purpose, shape, *which) for seed in seeds]), k.state_dtype)
 
     def _initial_noise(self, latents: Array | None, seeds: Sequence[int], shape: Sequence[int]) -> Array:
         if latents is None:

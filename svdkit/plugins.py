@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -21,6 +23,7 @@ from .errors import (
     InputError,
     MissingDependencyError,
     PluginWarning,
+    SvdkitError,
     UnknownPluginError,
 )
 from .hookspecs import GROUP, ComponentSpec, PluginSpec
@@ -181,6 +184,30 @@ class Registry:
         return UnknownPluginError(f"There is no {kind} {name!r}. {hint}Known: {', '.join(sorted(names)) or 'none'}.")
 
 
+def parse_options(text: str) -> tuple[str, dict[str, Any]]:
+    """A name and its options: `"dpmpp_2m_sde:eta=0.5,solver_type=heun"`.
+
+    Raises:
+        InputError: the text is not of that form.
+    """
+    name, _, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or not key:
+            raise InputError(f"{text!r} does not read as name:option=value,option=value.")
+        try:
+            options[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[key] = float(value) if value in ("inf", "nan") else value
+    return name.strip(), options
+
+
+def _options(target: Callable[..., Any]) -> str:
+    parameters = inspect.signature(target).parameters.values()
+    return ", ".join(f"{p.name}={p.default!r}" for p in parameters if p.default is not p.empty) or "no options"
+
+
 def _missing(spec: PluginSpec) -> list[str]:
     return [module for module in spec.requires if importlib.util.find_spec(module) is None]
 
@@ -206,12 +233,16 @@ def list_sigma_schedules() -> list[PluginInfo]:
     return registry().infos("sigma schedule")
 
 
-def make(kind: str, name: str, *args: Any, **options: Any) -> Any:
-    """Calls what a plugin registered; options that it does not take are an `InputError`."""
+def make(kind: str, name: str, options: Mapping[str, Any] | None = None, *args: Any) -> Any:
+    """Calls what a plugin registered; options that it does not take are an `InputError` that lists those it does."""
+    options = options or {}
     target = registry().load(kind, name)
     try:
         return target(*args, **options)
-    except TypeError as error:
-        if "argument" not in str(error):
+    except SvdkitError:
+        raise
+    except (TypeError, ValueError) as error:
+        if not options:
             raise
-        raise InputError(f"The {kind} {name!r} does not take these options: {error}.") from error
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        raise InputError(f"The {kind} {name!r} does not take {given}: {error}. It takes {_options(target)}.") from error

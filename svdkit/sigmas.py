@@ -14,11 +14,12 @@ from .errors import InputError, SigmasError
 SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 700.0, 7.0
 
 
-def validate_sigmas(sigmas: Sequence[float] | npt.NDArray[Any]) -> tuple[float, ...]:
+def validate_sigmas(sigmas: Sequence[float] | npt.NDArray[Any], *, to_zero: bool = True) -> tuple[float, ...]:
     """A caller's noise levels, verbatim, ending in the 0 that stands for no noise.
 
     Args:
         sigmas: strictly descending and positive; the final 0 may be left out.
+        to_zero: whether to add the 0 if it is not there.
 
     Raises:
         SigmasError: with the index and the value that are wrong.
@@ -42,9 +43,11 @@ def validate_sigmas(sigmas: Sequence[float] | npt.NDArray[Any]) -> tuple[float, 
                 f"sigmas[{i}] is {sigma:g}, which is not below sigmas[{i - 1}] = {values[-1]:g}; noise levels descend."
             )
         values.append(sigma)
-    if values == [0.0]:
-        raise SigmasError("sigmas is [0], expected at least one positive noise level.")
-    return tuple(values if values[-1] == 0 else [*values, 0.0])
+    if to_zero and values[-1] > 0:
+        values.append(0.0)
+    if len(values) < 2:
+        raise SigmasError(f"sigmas is {values}, expected a positive noise level and one to step to.")
+    return tuple(values)
 
 
 def check_steps(steps: int) -> int:

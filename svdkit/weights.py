@@ -77,7 +77,7 @@ class Weights:
         with ExitStack() as stack:
             for path in self.paths:
                 file = stack.enter_context(_open(path))
-                for key in file.keys():  # noqa: SIM118  (not a dict, and not iterable)
+                for key in file.keys():
                     if key in self._where:
                         raise CheckpointError(f"{path} and {self._where[key][0].name} both hold {key!r}.")
                     self._where[key] = path, file

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -23,10 +24,11 @@ from svdkit.plugins import make
 
 EXACT = make("backend", "numpy", "cpu", "float64")
 
-IN_FLOAT64 = 2e-15
+IN_FLOAT64 = 1e-14
 """NumPy and torch round differently; the worst measured is 6e-16."""
-ROUNDING = 1e-6
-"""Float32 rounds each number by up to 6e-8 of it; the worst measured, over all shapes below, is 3e-7."""
+ROUNDING = 3e-6
+"""Float32 rounds a number by up to 6e-8 of it. Measured over thousands of shapes: at most 4e-7, but 1.3e-6 where
+MindSpore's `exp` meets a softmax of a few terms that nearly cancel."""
 SAME = 0.0
 """Values are moved, not computed."""
 
@@ -153,7 +155,7 @@ class Inputs:
         self.made: list[tuple[Host, Array]] = []
 
     def weight(self, *shape: int) -> Host:
-        """As a checkpoint holds it."""
+        """On the host, as weights come."""
         values = self.rng.standard_normal(shape, np.float32)
         values.flags.writeable = False
         self.made.append((values.copy(), values))
@@ -161,7 +163,7 @@ class Inputs:
 
     def array(self, *shape: int) -> Array:
         """On the backend; a view of read-only memory where the backend is NumPy in float32."""
-        values, _ = self.made[-1] if shape == () else (self.weight(*shape), None)
+        values = self.weight(*shape)
         array = self.k.array(values)
         self.made.append((values, array))
         return array
@@ -213,6 +215,7 @@ CHANNELS = st.integers(1, 9)
 SIZE = st.tuples(st.integers(1, 8), st.integers(1, 8))
 HEADS = st.integers(1, 4)
 FLAG = st.booleans()
+CLIP_PATCHES = {"kernel": 14, "stride": 14, "padding": (0, 0), "bias": False}
 
 
 @kernel(
@@ -239,9 +242,9 @@ FLAG = st.booleans()
     shortcut={"n": 2, "channels": 8, "out": 12, "size": (5, 4), "kernel": 1, "padding": (0, 0)},
     one_by_one_strided={"n": 2, "channels": 8, "out": 12, "size": (5, 4), "kernel": 1, "padding": (0, 0), "stride": 2},
     one_by_one_padded={"n": 1, "channels": 3, "out": 2, "size": (3, 4), "kernel": 1, "padding": (1, 1)},
-    clip_patches={"n": 2, "channels": 3, "out": 6, "size": (42, 28), "kernel": 14, "stride": 14, "padding": (0, 0), "bias": False},
-    patches_that_leave_a_rest={"n": 1, "channels": 3, "out": 6, "size": (31, 30), "kernel": 14, "stride": 14, "padding": (0, 0), "bias": False},
-)  # fmt: skip
+    clip_patches={"n": 2, "channels": 3, "out": 6, "size": (42, 28), **CLIP_PATCHES},
+    patches_that_leave_a_rest={"n": 1, "channels": 3, "out": 6, "size": (31, 30), **CLIP_PATCHES},
+)
 def conv2d(i: Inputs, n, channels, out, size, kernel=3, stride=1, padding=(1, 1), bias=True) -> Array:
     weight = i.weight(out, channels, kernel, kernel)
     layer = i.k.conv2d(weight, i.weight(out) if bias else None, stride, padding)
@@ -292,6 +295,8 @@ def geglu(i: Inputs, shape, channels, half) -> Array:
         "silu": FLAG,
         "eps": st.sampled_from([1e-6, 1e-5, 1.0]),
     },
+    # torch refuses to normalise a single number
+    valid=lambda s: s["frames"] * s["width"] * s["size"][0] * s["size"][1] > 1,
     spatial={"videos": 3, "frames": 1, "groups": 32, "width": 2, "size": (9, 7)},
     temporal={"videos": 2, "frames": 4, "groups": 32, "width": 2, "size": (5, 7)},
     then_silu={"videos": 2, "frames": 3, "groups": 32, "width": 1, "size": (4, 4), "silu": True},
@@ -434,6 +439,8 @@ def from_tokens(i: Inputs, n, channels, size) -> Array:
 
 
 NAMED = [pytest.param(name, shape, id=f"{name}-{id}") for name, k in KERNELS.items() for id, shape in k.named.items()]
+NOT_TRIED_AS_KERNELS = {"numpy", "cast", "all_finite"}
+"""Abstract methods that have tests of their own, at the end."""
 
 
 @pytest.fixture(scope="module", params=["numpy", "mindspore"])
@@ -482,3 +489,212 @@ def test_named_shapes(backend: Backend, name: str, shape: dict[str, Any]) -> Non
 @few
 def test_drawn_shapes(backend: Backend, name: str, data: st.DataObject) -> None:
     assert measure(name, data.draw(KERNELS[name].drawn), backend, EXACT) <= KERNELS[name].tolerance
+
+
+def test_every_kernel_is_tried() -> None:
+    used = set()
+
+    class Recorder(TorchOracle):
+        def __getattribute__(self, name: str) -> Any:
+            used.add(name)
+            return super().__getattribute__(name)
+
+    for k in KERNELS.values():
+        k.run(Inputs(Recorder()), **next(iter(k.named.values())))
+    assert used >= Backend.__abstractmethods__ - NOT_TRIED_AS_KERNELS
+    assert used >= {"geglu", "temporal_attention"}
+
+
+class InPlace(type(EXACT)):
+    def silu(self, x: Array) -> Array:
+        np.multiply(x, 1 / (1 + np.exp(-x)), out=x)
+        return x
+
+
+class Leaky(type(EXACT)):
+    def silu(self, x: Array) -> Array:
+        return super().silu(x.astype(np.float64))
+
+
+class Rough(type(EXACT)):
+    def silu(self, x: Array) -> Array:
+        return super().silu(x.astype(np.float16)).astype(np.float32)
+
+
+class Flattening(type(EXACT)):
+    def silu(self, x: Array) -> Array:
+        return super().silu(x).ravel()
+
+
+@pytest.mark.parametrize("wrong", [InPlace, Leaky, Rough, Flattening])
+def test_a_wrong_kernel_is_noticed(wrong: type[Backend]) -> None:
+    with pytest.raises((AssertionError, ValueError)):
+        assert measure("silu", {"shape": (3, 5)}, wrong("cpu", "float32"), EXACT) <= ROUNDING
+
+
+@pytest.mark.parametrize("name", ["geglu", "temporal_attention"])
+def test_coarse_kernels_equal_their_defaults(backend: Backend, name: str) -> None:
+    finer = type("Finer", (type(backend),), {name: getattr(Backend, name)})("cpu", "float32")
+    for shape in KERNELS[name].named.values():
+        assert measure(name, shape, backend, finer) <= ROUNDING
+
+
+PIECES = [param for param in NAMED if param.values[0] in ("conv2d", "temporal_conv", "attention", "temporal_attention")]
+
+
+@pytest.mark.parametrize("elements", [1, 200, 3000])
+@pytest.mark.parametrize(("name", "shape"), PIECES)
+def test_mindspore_in_pieces_equals_the_whole(
+    name: str, shape: dict[str, Any], elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu = pytest.importorskip("svdkit_mindspore.cpu")
+    k = cpu.MindSporeCPU()
+    whole = k.numpy(KERNELS[name].run(Inputs(k), **shape))
+    pieces = []
+    concat = k.concat
+    monkeypatch.setattr(cpu.MindSporeCPU, "concat", lambda _, x, axis: (pieces.append(len(x)), concat(x, axis))[1])
+    monkeypatch.setattr(cpu, "PATCH_ELEMENTS", elements)
+    monkeypatch.setattr(cpu, "SCORE_ELEMENTS", elements)
+    assert relative_error(k.numpy(KERNELS[name].run(Inputs(k), **shape)), whole) <= ROUNDING
+    if elements == 1 and whole.size > 100 and 1 not in (shape.get("kernel"), shape.get("frames")):
+        assert max(pieces) > 1, "nothing was cut"
+
+
+def offset_error(k: Backend, x: Host, run: Callable[[Backend, Array], Array]) -> float:
+    """Of a kernel on a given array, against float64."""
+    return relative_error(k.numpy(run(k, k.array(x))), run(EXACT, EXACT.array(x)))
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_norms_of_a_mean_much_larger_than_the_spread(backend: Backend, frames: int) -> None:
+    x = np.float32(100) + np.random.default_rng(1).standard_normal((6, 8, 9, 7), np.float32)
+    ones, zeros = np.ones(8, np.float32), np.zeros(8, np.float32)
+
+    def group_norm(k: Backend, x: Array) -> Array:
+        return k.from_map(k.group_norm(ones, zeros, 2, 1e-5, False)(k.to_map(x), frames))
+
+    def layer_norm(k: Backend, x: Array) -> Array:
+        return k.layer_norm(ones, zeros, 1e-5)(k.tokens(k.to_map(x)))
+
+    rows = x.reshape(6 // frames, frames, 2, -1).swapaxes(1, 2).reshape(12 // frames, -1)
+    mean, square = rows.mean(1, keepdims=True), (rows * rows).mean(1, keepdims=True)
+    naive = (rows - mean) / np.sqrt(square - mean * mean + np.float32(1e-5))
+    exact = rows.astype(np.float64) - rows.mean(1, keepdims=True, dtype=np.float64)
+    exact /= np.sqrt((exact * exact).mean(1, keepdims=True) + 1e-5)
+
+    tolerance = 3e-5  # float32 holds 100 to 8e-6; 1e-5 measured
+    assert relative_error(naive, exact) > 3 * tolerance, "the difference of two large sums would pass too"
+    assert offset_error(backend, x, group_norm) <= tolerance
+    assert offset_error(backend, x, layer_norm) <= tolerance
+
+
+@pytest.mark.parametrize("offset", [0, 200, -200, 20_000, -20_000])
+def test_softmax_of_large_scores(backend: Backend, offset: float) -> None:
+    rng = np.random.default_rng(2)
+    scores = offset + rng.integers(-4, 4, (2, 9, 1)).astype(np.float32)  # queries of 1 make keys the scores
+    values = rng.standard_normal((2, 9, 1), np.float32)
+
+    def attention(k: Backend, scores: Array) -> Array:
+        return k.attention(k.array(np.ones((2, 3, 1), np.float32)), scores, k.array(values), 1)
+
+    result = backend.numpy(attention(backend, backend.array(scores)))
+    weights = np.exp(scores.astype(np.float64) - offset)
+    expected = (weights * values).sum(1, keepdims=True) / weights.sum(1, keepdims=True)
+    assert relative_error(result, np.repeat(expected, 3, 1)) <= ROUNDING
+
+
+@pytest.mark.parametrize("name", ["silu", "gelu", "quick_gelu"])
+def test_activations_everywhere(backend: Backend, name: str) -> None:
+    x = np.concatenate([np.linspace(-12, 12, 4001), [-1e4, -100, -0.0, 100, 1e4, 1e30]]).astype(np.float32)
+    result = backend.numpy(getattr(backend, name)(backend.array(x)))
+    expected = getattr(EXACT, name)(x.astype(np.float64))
+    # 1.2e-6 measured, at 12; the tanh approximation of gelu is off by 5e-4.
+    np.testing.assert_allclose(result, expected, rtol=2e-6, atol=1e-6)
+
+
+def test_slices_are_taken_as_arrays_are(backend: Backend) -> None:
+    """Chunked feed-forward layers hand kernels slices, which some frameworks keep as strided views."""
+    weights = Inputs(backend)
+    wide, gain = weights.weight(16, 8), weights.weight(8)
+    whole = weights.array(4, 10, 8)
+    pieces = {"frames": whole[1:3], "positions": whole[:, 3:8], "both": whole[2:, 1:4]}
+    for x in pieces.values():
+        copy = backend.array(backend.numpy(x).copy())
+        for layer in (
+            backend.linear(wide, None),
+            backend.geglu(wide, wide[:, 0]),
+            backend.layer_norm(gain, gain, 1e-5),
+            backend.gelu,
+            lambda x: backend.attention(x, x, x, 2),
+            lambda x: backend.temporal_attention(x, x, x, 2, x.shape[0]),
+            lambda x: backend.swap_axes(x, 1),
+            lambda x: backend.add_rows(x, x[:, 0]),
+            lambda x: backend.from_map(backend.from_tokens(x, 1, x.shape[1])),
+        ):
+            np.testing.assert_array_equal(backend.numpy(layer(x)), backend.numpy(layer(copy)))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_weights_come_in_any_dtype(backend: Backend, dtype: str) -> None:
+    rng = np.random.default_rng(3)
+    stored = {"bfloat16": ml_dtypes.bfloat16}.get(dtype, dtype)
+    weight, bias = (rng.standard_normal(shape, np.float32).astype(stored) for shape in ((8, 8, 3, 3), 8))
+    k = backend
+
+    def run(weight: Host, bias: Host) -> Host:
+        x = k.conv2d(weight, bias)(k.to_map(k.array(np.ones((1, 8, 4, 4), np.float32))))
+        x = k.temporal_conv(weight[..., :1, None], bias)(x, 1)
+        x = k.group_norm(bias, bias, 2, 1e-5, True)(x)
+        y = k.linear(weight[..., 0, 0], bias)(k.tokens(x))
+        y = k.layer_norm(bias, bias, 1e-5)(y)
+        y = k.mix(bias[:1], False)(y, k.geglu(weight[:4].reshape(36, 8), weight.ravel()[:36])(y)[..., :8])
+        assert dtype_of(y) == "float32"
+        return k.numpy(y)
+
+    np.testing.assert_array_equal(run(weight, bias), run(weight.astype(np.float32), bias.astype(np.float32)))
+
+
+def test_maps_of_one_shape_add(backend: Backend) -> None:
+    inputs = Inputs(backend)
+    a, b = inputs.map(2, 3, 4, 5), inputs.map(2, 3, 4, 5)
+    expected = inputs.made[0][0] + inputs.made[2][0]
+    np.testing.assert_array_equal(backend.numpy(backend.from_map(a + b)), expected)
+
+
+def test_transfer(backend: Backend) -> None:
+    values = np.random.default_rng(4).standard_normal((3, 4))
+    array = backend.array(values)
+    assert dtype_of(array) == "float32"
+    assert tuple(array.shape) == (3, 4)
+    host = backend.numpy(array)
+    assert type(host) is np.ndarray
+    assert host.dtype == np.float32
+    np.testing.assert_array_equal(host, values.astype(np.float32))
+    np.testing.assert_array_equal(backend.numpy(backend.array(values.T)), host.T)
+    np.testing.assert_array_equal(backend.numpy(backend.array(values[::2, ::-1])), host[::2, ::-1])
+    assert dtype_of(backend.array(values, backend.state_dtype)) == backend.state_dtype
+    assert dtype_of(backend.cast(backend.cast(array, "float64"))) == "float32"
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_concat(backend: Backend, count: int, axis: int) -> None:
+    parts = np.split(np.arange(216, dtype=np.float32).reshape(6, 6, 6), count, axis)
+    joined = backend.concat([backend.array(part) for part in parts], axis)
+    np.testing.assert_array_equal(backend.numpy(joined), np.concatenate(parts, axis))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_all_finite(backend: Backend, value: float) -> None:
+    x = np.ones((2, 3), np.float32)
+    assert backend.all_finite(backend.array(x)) is True
+    x[1, 2] = value
+    assert backend.all_finite(backend.array(x)) is False
+
+
+def test_state_and_other_dtypes(backend: Backend) -> None:
+    assert backend.state_dtype == "float32"
+    assert EXACT.state_dtype == "float64"
+    assert backend.with_dtype("float32") is backend
+    assert EXACT.with_dtype("float32").dtype == "float32"
+    assert type(EXACT.with_dtype("float32")) is type(EXACT)

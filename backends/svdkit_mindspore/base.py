@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from typing import Any, cast
 
 import mindspore as ms
 import numpy as np
@@ -47,10 +49,29 @@ class MindSporeBackend(Backend):
         return bool(np.isfinite(x.asnumpy()).all())
 
     def compile(self, function: F) -> F:
-        # Tracing takes any Python; the default capture parses it and refuses zip over objects and closures.
-        # It treats a method's owner as a Cell, so what it is given is a plain function.
-        compiled: F = ms.jit(lambda *args: function(*args), capture_mode="trace")
-        return compiled
+        # Tracing takes any Python; the default capture parses it and refuses zip over objects and closures. Tensors
+        # in tuples would be constants of the graph, so they are handed over one by one.
+        graphs: dict[Any, F] = {}
+
+        def compiled(*args: Any) -> Array:
+            tensors: list[Array] = []
+            structure = _flatten(args, tensors)
+            signature = structure, tuple((x.shape, x.dtype) for x in tensors)
+            if signature in graphs:
+                return graphs[signature](*tensors)
+
+            def graph(*tensors: Array) -> Array:
+                return function(*_unflatten(structure, iter(tensors)))
+
+            # Graphs are kept for ever by name and address, and the address may be another function's later.
+            graph.__name__ = f"graph_{next(_NUMBERS)}"
+            graphs[signature] = ms.jit(graph, capture_mode="trace")
+            # Tracing reads the source line of every caller and fails where there is none, as under `python -m` and
+            # in interactive sessions. A new thread has no callers.
+            with ThreadPoolExecutor(1) as thread:
+                return thread.submit(graphs[signature], *tensors).result()
+
+        return cast(F, compiled)
 
     def _share(self, factor: Host, flip: bool) -> float:
         return float(1 / (1 + np.exp(np.float64(factor[0]) * (1 if flip else -1))))
@@ -68,3 +89,20 @@ class MindSporeBackend(Backend):
     def mix(self, factor: Host, flip: bool) -> Any:
         share = self._share(factor, flip)
         return lambda a, b: b + (a - b) * share
+
+
+_NUMBERS = count()
+
+
+def _flatten(tree: Any, leaves: list[Array]) -> Any:
+    """The nesting of tuples, which the leaves, collected in order, are without."""
+    if isinstance(tree, tuple):
+        return tuple(_flatten(branch, leaves) for branch in tree)
+    leaves.append(tree)
+    return None
+
+
+def _unflatten(structure: Any, leaves: Iterator[Array]) -> Any:
+    if structure is None:
+        return next(leaves)
+    return tuple(_unflatten(branch, leaves) for branch in structure)
