@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from attrs import Factory, frozen
 
+from .arrays import to_host
 from .errors import OutputError
 from .video import check_output, write_video
 
@@ -68,7 +69,7 @@ class StableVideoDiffusionPipelineOutput:
             return list(self.frames)
         frames = self.frames
         if self.output_type == "tensor":
-            frames = np.asarray(frames.asnumpy() if hasattr(frames, "asnumpy") else frames).transpose(0, 1, 3, 4, 2)
+            frames = to_host(frames).transpose(0, 1, 3, 4, 2)
         return list((frames * 255).round().astype(np.uint8))
 
 

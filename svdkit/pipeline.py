@@ -267,7 +267,7 @@ class StableVideoDiffusionPipeline:
         _check_number("noise_aug_strength", noise_aug_strength, minimum=0)
         scales = guidance_scales(min_guidance_scale, max_guidance_scale, frames)
         levels = self._sigmas(sigmas, num_inference_steps, to_zero)
-        if output_type not in OUTPUT_TYPES:
+        if not isinstance(output_type, str) or output_type not in OUTPUT_TYPES:
             raise InputError(f"output_type is {output_type!r}, expected pil, np, tensor or latent.")
         handed = tuple(callback_on_step_end_tensor_inputs)
         if unknown := set(handed) - set(CALLBACK_TENSORS):

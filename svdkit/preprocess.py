@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from .arrays import to_host
 from .errors import ImageError, InputError
 
 
@@ -158,7 +159,13 @@ def _load(item: object, name: str) -> list[Picture]:
         except Exception as error:  # a lazily opened file is decoded only now, and decoders raise anything
             raise ImageError(f"`{name}` is a PIL image that cannot be decoded: {error}.") from error
     if any(hasattr(item, method) for method in ("asnumpy", "detach", "__array__")):
-        return _from_array(_to_numpy(item, name), name)
+        try:
+            array = to_host(item)
+        except Exception as error:
+            raise ImageError(
+                f"`{name}` has type {type(item).__name__} and cannot be read as an array: {error}. {_EXPECTED}"
+            ) from error
+        return _from_array(array, name)
     raise ImageError(f"`{name}` has type {type(item).__name__}, which is not an image. {_EXPECTED}")
 
 
@@ -221,29 +228,6 @@ def _to_8_bits(picture: Image.Image, name: str) -> Image.Image:
             "but they must lie in [0, 255] or [0, 65535], or in [0, 1] in mode F. Scale them first."
         )
     return Image.fromarray(np.rint(values * np.float32(255 / white)).astype(np.uint8))
-
-
-def _to_numpy(tensor: Any, name: str) -> npt.NDArray[Any]:
-    """The values of an array or of any backend's tensor."""
-
-    def read(tensor: Any) -> npt.NDArray[Any]:
-        if hasattr(tensor, "asnumpy"):
-            return np.asarray(tensor.asnumpy())
-        if hasattr(tensor, "detach"):
-            return np.asarray(tensor.detach().cpu().numpy())
-        return np.asarray(tensor)
-
-    try:
-        try:
-            return read(tensor)
-        except TypeError:  # bfloat16, which NumPy does not have
-            if not hasattr(tensor, "float"):
-                raise
-            return read(tensor.float())
-    except Exception as error:
-        raise ImageError(
-            f"`{name}` has type {type(tensor).__name__} and cannot be read as an array: {error}. {_EXPECTED}"
-        ) from error
 
 
 def _from_array(array: npt.NDArray[Any], name: str) -> list[Picture]:
