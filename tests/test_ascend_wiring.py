@@ -32,6 +32,7 @@ ms = pytest.importorskip("mindspore")
 from svdkit_mindspore import ascend  # noqa: E402
 from svdkit_mindspore.backend import create  # noqa: E402
 
+ms.set_context(pynative_synchronize=True)  # asynchronous launch only costs time here, as it does for the CPU backend
 Host = npt.NDArray[Any]
 ROUNDING = {"float32": 1e-5, "float16": 6e-4, "bfloat16": 5e-3}
 """Relative error (Frobenius) granted to a single kernel: a few roundings of its dtype."""
@@ -52,11 +53,13 @@ def name_of(dtype: Any) -> str:
 
 
 def host(x: Any) -> Host:
-    return np.asarray(x.astype(ms.float32).asnumpy(), np.float64)
+    return np.asarray(x.asnumpy(), np.float64)
 
 
 def device(values: Host, like: Any) -> Any:
-    return ms.Tensor(np.ascontiguousarray(values, np.float32)).astype(like.dtype)
+    if like.dtype == ms.bfloat16:  # NumPy has none
+        return ms.Tensor(np.ascontiguousarray(values, np.float32)).astype(like.dtype)
+    return ms.Tensor(np.ascontiguousarray(values, name_of(like.dtype)))
 
 
 class Operators:
@@ -132,9 +135,7 @@ class Operators:
         y = host(input) @ host(weight).T
         return device(y if bias is None else y + host(bias), input)
 
-    def group_norm(
-        self, input: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
-    ) -> Any:
+    def group_norm(self, input: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
         self.note("group_norm", "float32", input, weight, bias)
         self.weights(weight, bias)
         assert isinstance(eps, float)
@@ -186,9 +187,7 @@ class Operators:
         assert len(size) == 2
         # CANN's formula, min(floor(i * scale), length - 1), in the float32 of its `scale`.
         rows, columns = (
-            np.minimum(np.floor(np.arange(out, dtype=np.float32) * np.float32(old / out)), old - 1).astype(
-                int
-            )
+            np.minimum(np.floor(np.arange(out, dtype=np.float32) * np.float32(old / out)), old - 1).astype(int)
             for old, out in zip(input.shape[2:], size, strict=True)
         )
         return device(host(input)[:, :, rows[:, None], columns], input)
@@ -304,9 +303,7 @@ def opened(monkeypatch: pytest.MonkeyPatch, claimed: object) -> Open:
     def opened(dtype: str) -> tuple[ascend.MindSporeAscend, Operators]:
         operators = Operators(dtype)
         functional = SimpleNamespace(**{name: getattr(operators, name) for name in FUNCTIONAL})
-        mint = SimpleNamespace(
-            nn=SimpleNamespace(functional=functional), bmm=operators.bmm, split=operators.split
-        )
+        mint = SimpleNamespace(nn=SimpleNamespace(functional=functional), bmm=operators.bmm, split=operators.split)
         monkeypatch.setattr(ascend, "mint", mint)
         flash = SimpleNamespace(flash_attention_score=operators.flash_attention_score)
         monkeypatch.setattr(ascend, "ops", flash)
@@ -440,9 +437,7 @@ def test_mix_is_in_float32(opened: Open, dtype: str, flip: bool) -> None:
 
 
 @every_dtype
-@pytest.mark.parametrize(
-    ("old", "new"), [((3, 5), (6, 10)), ((3, 5), (5, 9)), ((1, 4), (2, 7)), ((9, 16), (9, 31))]
-)
+@pytest.mark.parametrize(("old", "new"), [((3, 5), (6, 10)), ((3, 5), (5, 9)), ((1, 4), (2, 7)), ((9, 16), (9, 31))])
 def test_maps(opened: Open, dtype: str, old: tuple[int, int], new: tuple[int, int]) -> None:
     k, _ = opened(dtype)
     x, seen = given(k, 4, 3, *old)
@@ -683,9 +678,7 @@ def test_devices_are_claimed(claimed: list[tuple[Any, ...]], monkeypatch: pytest
     assert ascend.MindSporeAscend().with_dtype("float32").dtype == "float32"
     assert create("ascend:1", "bfloat16").with_dtype("float16").device == "ascend:1"
     assert claimed == [("Ascend",), ("Ascend",), ("Ascend", 1), ("Ascend", 1)]
-    monkeypatch.setattr(
-        ms, "get_current_device", lambda: SimpleNamespace(device_target="Ascend", device_id=1)
-    )
+    monkeypatch.setattr(ms, "get_current_device", lambda: SimpleNamespace(device_target="Ascend", device_id=1))
     ascend.MindSporeAscend("ascend")
     assert len(claimed) == 4  # what the program chose before stays
 
@@ -704,9 +697,7 @@ def test_another_device_in_the_same_process(claimed: object, monkeypatch: pytest
         raise RuntimeError("The 'mindspore.set_device' can not be modified.\n\nC++ Call Stack")
 
     monkeypatch.setattr(ms, "set_device", refuse)
-    with pytest.raises(
-        InputError, match=r"can not be modified\)\. .* a process keeps its first one"
-    ) as caught:
+    with pytest.raises(InputError, match=r"can not be modified\)\. .* a process keeps its first one") as caught:
         ascend.MindSporeAscend("ascend:1")
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__

@@ -67,9 +67,7 @@ class MindSporeAscend(MindSporeBackend):
     def upsample(self, x: Map, height: int, width: int) -> Map:
         return mint.nn.functional.interpolate(x, size=(height, width), mode="nearest")
 
-    def conv2d(
-        self, weight: Host, bias: Host | None, stride: int = 1, padding: tuple[int, int] = (1, 1)
-    ) -> Layer:
+    def conv2d(self, weight: Host, bias: Host | None, stride: int = 1, padding: tuple[int, int] = (1, 1)) -> Layer:
         kernel = constant(weight, self.dtype)
         offset = None if bias is None else constant(bias, self.dtype)
         before, after = padding
@@ -121,9 +119,7 @@ class MindSporeAscend(MindSporeBackend):
     def layer_norm(self, weight: Host, bias: Host, eps: float) -> Layer:
         scale, shift = constant(weight, "float32"), constant(bias, "float32")
         shape = weight.shape
-        return lambda x: self.cast(
-            mint.nn.functional.layer_norm(self.cast(x, "float32"), shape, scale, shift, eps)
-        )
+        return lambda x: self.cast(mint.nn.functional.layer_norm(self.cast(x, "float32"), shape, scale, shift, eps))
 
     def mix(self, factor: Host, flip: bool) -> Layer:
         share = self._share(factor, flip)
@@ -232,7 +228,7 @@ def _claim(device: str) -> None:
             raise InputError(f"There is no {device!r}: this machine has {count} NPUs, counted from ascend:0.")
         ms.set_device("Ascend", int(index))  # may be said twice, of the same NPU
     except RuntimeError as error:
-        reason = str(error).partition("\n")[0].strip().rstrip(".")
+        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
         raise InputError(
             f"MindSpore cannot use {device!r} ({reason}). Without an NPU, its driver and CANN, choose device "
             "'cpu'. With them, choose the device before anything is computed: a process keeps its first one."

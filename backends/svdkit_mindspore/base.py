@@ -65,11 +65,13 @@ class MindSporeBackend(Backend):
 
             # Graphs are kept for ever by name and address, and the address may be another function's later.
             graph.__name__ = f"graph_{next(_NUMBERS)}"
-            graphs[signature] = ms.jit(graph, capture_mode="trace")
+            step = ms.jit(graph, capture_mode="trace")
             # Tracing reads the source line of every caller and fails where there is none, as under `python -m` and
             # in interactive sessions. A new thread has no callers.
             with ThreadPoolExecutor(1) as thread:
-                return thread.submit(graphs[signature], *tensors).result()
+                output = thread.submit(step, *tensors).result()
+            graphs[signature] = step
+            return output
 
         return cast(F, compiled)
 

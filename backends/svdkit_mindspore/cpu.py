@@ -40,6 +40,8 @@ class MindSporeCPU(MindSporeBackend):
 
     def __init__(self, device: str | None = None, dtype: str | None = None) -> None:
         super().__init__(device, dtype)
+        if ms.get_context("device_target") != "CPU":
+            ms.set_device("CPU")
         # Asynchronous launch keeps a core spinning and halves the speed of matrix products on two. The setting is
         # the process's, and MindSpore heeds it only before its first operator: it is made here and left so.
         ms.runtime.launch_blocking()
