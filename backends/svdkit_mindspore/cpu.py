@@ -24,6 +24,12 @@ PATCH_ELEMENTS = 2**25
 SCORE_ELEMENTS = 2**26
 """Attention scores held at a time: 256 MB, and again for their softmax."""
 
+_GELU = (
+    *(3.61130496e-09, -2.66896020e-07, 7.93827032e-06, -1.10480687e-04, -6.62587852e-05, 7.26685656e-02),
+    1.595768432,
+)
+"""Weighted minimax fit of logit(Phi(x)) / x over 0 < x < 5.8, highest power of x^2 first; off by 6e-7 in x * Phi(x)."""
+
 _matmul = ops.MatMul()
 _matmul_t = ops.MatMul(transpose_b=True)
 _bmm = ops.BatchMatMul()
@@ -160,7 +166,13 @@ class MindSporeCPU(MindSporeBackend):
         return lambda x: norm(x.reshape(-1, x.shape[-1]), scale, shift)[0].reshape(x.shape)
 
     def gelu(self, x: Array) -> Array:
-        return x * (ops.erf(x * 0.5**0.5) * 0.5 + 0.5)
+        # Phi(x) = sigmoid(x * p(x^2)), with p fitted below what float32 resolves: half the time of the stock `erf`.
+        # `tanh` would be faster still, but it is wrong by 1e-4 here where it levels off.
+        square = x * x
+        p = square * _GELU[0] + _GELU[1]
+        for coefficient in _GELU[2:]:
+            p = p * square + coefficient
+        return x * ops.sigmoid(x * p)
 
     def attention(self, q: Array, k: Array, v: Array, heads: int) -> Array:
         return self._attention(q, k, v, 1, heads)
