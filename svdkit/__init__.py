@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .generate import generate
+    from .generation import generate
     from .hookspecs import ComponentSpec, PluginSpec, hookimpl
     from .output import StableVideoDiffusionPipelineOutput
     from .pipeline import StableVideoDiffusionPipeline
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .schedules import sigma_schedule
 
 _WHERE = {
-    "generate": "generate",
+    "generate": "generation",
     "ComponentSpec": "hookspecs",
     "PluginSpec": "hookspecs",
     "hookimpl": "hookspecs",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -20,14 +19,12 @@ from .errors import CheckpointError, InputError, OutputError
 from .params import Params, WeightSource, build
 from .plugins import registry
 from .preprocess import CLIP_MEAN, CLIP_STD
-from .sigmas import RHO, karras
+from .scheduler_config import SchedulerConfig
 from .weights import STEMS, Weights, write_weights
 
 PIPELINE = "StableVideoDiffusionPipeline"
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 """What weights may be stored in."""
-SCHEDULERS = {"EulerDiscreteScheduler": "euler"}
-"""The scheduler that a class named in `scheduler_config.json` stands for."""
 
 ARCHITECTURES: dict[str, tuple[type[Any], Callable[[Any, Params], Any]]] = {
     "unet": (UNetConfig, UNet),
@@ -52,55 +49,6 @@ class FeatureExtractor:
     def __attrs_post_init__(self) -> None:
         if not len(self.image_mean) == len(self.image_std) == 3 or 0 in self.image_std:
             raise ValueError(f"image_mean {self.image_mean}, image_std {self.image_std}, expected three numbers each")
-
-
-@frozen
-class SchedulerConfig:
-    """`scheduler/scheduler_config.json`: which scheduler, and which noise levels."""
-
-    strict_keys = False  # betas and timestep spacing do not matter to continuous noise levels
-
-    class_name: str = field(default="EulerDiscreteScheduler", converter=str)
-    prediction_type: str = "v_prediction"
-    timestep_type: str = "continuous"
-    use_karras_sigmas: bool = True
-    sigma_min: float = field(default=0.002, converter=float)
-    sigma_max: float = field(default=700.0, converter=float)
-
-    def __attrs_post_init__(self) -> None:
-        if not 0 < self.sigma_min < self.sigma_max < math.inf:
-            raise ValueError(f"sigma_min is {self.sigma_min:g} and sigma_max {self.sigma_max:g}")
-
-    @property
-    def scheduler(self) -> str:
-        """Name of the scheduler.
-
-        Raises:
-            CheckpointError: svdkit has none that stands for this class.
-        """
-        if self.class_name not in SCHEDULERS:
-            raise CheckpointError(
-                f"The checkpoint's scheduler is {self.class_name!r}, which no scheduler here stands for; "
-                "choose one by name, for instance scheduler='euler'."
-            )
-        return SCHEDULERS[self.class_name]
-
-    def sigmas(self, steps: int) -> list[float]:
-        """The checkpoint's noise levels for a number of steps, and the final 0.
-
-        Raises:
-            CheckpointError: they are of a kind that a model with continuous noise levels is not sampled with.
-        """
-        if (self.prediction_type, self.timestep_type) != (
-            "v_prediction",
-            "continuous",
-        ) or not self.use_karras_sigmas:
-            raise CheckpointError(
-                f"The checkpoint's scheduler has prediction_type {self.prediction_type!r}, timestep_type "
-                f"{self.timestep_type!r} and use_karras_sigmas {self.use_karras_sigmas}; Stable Video Diffusion has "
-                "'v_prediction', 'continuous' and True. Pass `sigmas` if the model is one all the same."
-            )
-        return karras(steps, self.sigma_min, self.sigma_max, RHO)
 
 
 @frozen
@@ -173,8 +121,7 @@ def load_component(
 
 def load_scheduler_config(folder: Path) -> SchedulerConfig:
     """A checkpoint's sampling settings."""
-    values = read_json(folder / "scheduler" / "scheduler_config.json")
-    return from_dict(SchedulerConfig, {**values, "class_name": values.get("_class_name")})
+    return SchedulerConfig.from_json(read_json(folder / "scheduler" / "scheduler_config.json"))
 
 
 def load_feature_extractor(folder: Path) -> FeatureExtractor:

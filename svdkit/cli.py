@@ -72,7 +72,7 @@ def _explain(error: BaseException) -> tuple[int, str]:
     from .errors import InputError, SvdkitError
 
     origin = error
-    while origin.__cause__ is not None and not isinstance(origin, KeyboardInterrupt):
+    while origin.__cause__ is not None:
         origin = origin.__cause__  # native modules that are interrupted in their import raise an ImportError from it
     text = " ".join(str(error).split())
     if isinstance(origin, KeyboardInterrupt):
@@ -215,7 +215,7 @@ def generate(
     import attrs
 
     from .errors import InputError, OutputError
-    from .generate import generate
+    from .generation import generate
     from .output import output_paths
     from .preprocess import check_size, load_images
     from .schedules import read_sigmas
@@ -284,7 +284,7 @@ def _read_latents(path: Path) -> Host:
 
 
 @cli.command()
-@click.option("--output", "-o", type=_PATH, default="svdkit-demo.mp4", help="Where the video goes.")
+@click.option("--output", "-o", type=_PATH, default="svdkit-demo.mp4", help="Where it goes; replaced if it exists.")
 @_backend
 @_json
 @_quiet
@@ -303,6 +303,37 @@ def demo(ctx: click.Context, output: Path, as_json: bool, quiet: bool, backend: 
     )
     if not (as_json or quiet):
         click.echo("The model's weights are random, so the video is noise: it shows that svdkit works here.")
+
+
+@cli.command()
+@click.argument("schedules", metavar="SCHEDULE...", nargs=-1, required=True)
+@click.option("--steps", type=_COUNT, default=25, help="Levels, not counting the final 0.")
+@click.option("--plot", type=_PATH, help="Draw them into this .png, .svg or .pdf instead.")
+@_json
+@_traceback
+def sigmas(schedules: tuple[str, ...], steps: int, plot: Path | None, as_json: bool) -> None:
+    """Print noise levels beside each other.
+
+    SCHEDULE is a name with options if it has any, such as karras or karras:rho=5 (see `svdkit sigma-schedules`),
+    numbers with commas between, or a .txt or .json file.
+    """
+    from itertools import zip_longest
+
+    from .schedules import read_sigmas
+
+    curves = {name: read_sigmas(name, steps) for name in schedules}
+    if plot is not None:
+        from .plots import plot_sigmas
+
+        click.echo(plot_sigmas(curves, plot))
+    elif as_json:
+        click.echo(json.dumps(curves))
+    else:
+        widths = [max(len(name), 10) for name in curves]
+        click.echo("  ".join(f"{name:>{width}}" for name, width in zip(curves, widths, strict=True)))
+        for row in zip_longest(*curves.values()):
+            cells = ["" if sigma is None else f"{sigma:.6g}" for sigma in row]
+            click.echo("  ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)))
 
 
 def _add_listing(what: str) -> None:

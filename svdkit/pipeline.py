@@ -16,7 +16,6 @@ from attrs import define
 from .backend import Array, Backend
 from .checkpoint import (
     FeatureExtractor,
-    SchedulerConfig,
     check_pipeline,
     load_component,
     load_feature_extractor,
@@ -33,6 +32,7 @@ from .plugins import make
 from .precondition import scalings
 from .preprocess import ImageInput, Picture, check_size, clip_pixels, load_images, vae_pixels
 from .sampling import get_scheduler, levels_of, sample
+from .scheduler_config import SVD
 from .schedules import read_sigmas
 from .sigmas import check_steps
 
@@ -69,7 +69,7 @@ class StableVideoDiffusionPipeline:
         self.unet = unet
         self.scheduler = get_scheduler(scheduler)
         self.feature_extractor = feature_extractor or FeatureExtractor()
-        self.sigma_schedule = sigma_schedule or SchedulerConfig().sigmas
+        self.sigma_schedule = sigma_schedule or SVD
         self._origin: tuple[Path, dict[str, Any]] | None = None
         self._progress: dict[str, Any] = {}
 
@@ -134,7 +134,7 @@ class StableVideoDiffusionPipeline:
         pipe = cls(
             scheduler=solver,
             feature_extractor=extractor,
-            sigma_schedule=settings.sigmas,
+            sigma_schedule=settings,
             **networks,
         )
         pipe._origin = (
@@ -326,7 +326,7 @@ class StableVideoDiffusionPipeline:
                 lambda x, sigma: self._denoise(x, sigma, conditioning, guided),
                 x * (levels[0] ** 2 + 1) ** 0.5,
                 sigmas=levels,
-                to_zero=to_zero,
+                to_zero=False,  # the levels end where they are to end
                 scheduler=self.scheduler,
                 callback=step_ended,
                 noise=lambda step, draw: self._noise(seeds, Purpose.STEP, shape, step, draw),
@@ -354,12 +354,14 @@ class StableVideoDiffusionPipeline:
         )
 
     def _sigmas(self, sigmas: Sequence[float] | str | None, steps: int, to_zero: bool) -> tuple[float, ...]:
-        if sigmas is None and isinstance(self.scheduler, PrefersSchedule):
+        chosen = getattr(self.sigma_schedule, "svdkit_sigmas", None)  # by the checkpoint, for whatever scheduler
+        if sigmas is None and chosen is None and isinstance(self.scheduler, PrefersSchedule):
             sigmas = self.scheduler.sigma_schedule
         if sigmas is None:
             sigmas = self.sigma_schedule(check_steps(steps))
+            to_zero = to_zero and getattr(self.sigma_schedule, "to_zero", True)
         elif isinstance(sigmas, str):
-            sigmas = read_sigmas(sigmas, steps)
+            sigmas = read_sigmas(sigmas, steps, to_zero=to_zero)
         return levels_of(self.scheduler, sigmas, to_zero)
 
     def _noise(self, seeds: Sequence[int], purpose: Purpose, shape: Sequence[int], *which: int) -> Array:

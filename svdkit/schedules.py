@@ -35,17 +35,22 @@ def sigma_schedule(name: str, steps: int, **options: Any) -> tuple[float, ...]:
     return validate_sigmas(make("sigma schedule", name, {**parsed, **options}, check_steps(steps)))
 
 
-def read_sigmas(text: str, steps: int) -> tuple[float, ...]:
+def read_sigmas(text: str, steps: int, *, to_zero: bool = True) -> tuple[float, ...]:
     """Noise levels as a user writes them: `"700,54.5,0.002"`, a schedule's name, or a `.txt` or `.json` file.
+
+    Args:
+        text: what was written.
+        steps: how many levels a schedule is to have; numbers are as many as they are.
+        to_zero: whether to add a final 0 to numbers that have none.
 
     Raises:
         SigmasError: the numbers do not descend, or are none.
         UnknownPluginError: it is none of these.
     """
     if Path(text).suffix.lower() in (".txt", ".json"):
-        return validate_sigmas(_from_file(Path(text)))
+        return validate_sigmas(_from_file(Path(text)), to_zero=to_zero)
     if re.match(r"\s*\[?\s*[-+.\d]", text):
-        return validate_sigmas(_numbers(text, "sigmas"))
+        return validate_sigmas(_numbers(text, "sigmas"), to_zero=to_zero)
     return sigma_schedule(text, steps)
 
 

@@ -32,7 +32,7 @@ def validate_sigmas(sigmas: Sequence[float] | npt.NDArray[Any], *, to_zero: bool
     for i, value in enumerate(sigmas):
         try:
             sigma = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise SigmasError(f"sigmas[{i}] is {value!r}, expected a number.") from None
         if not math.isfinite(sigma):
             raise SigmasError(f"sigmas[{i}] is {sigma}, expected a finite number.")
@@ -69,5 +69,6 @@ def karras(steps: int, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MA
         sigma_min, sigma_max: the last and the first of them.
         rho: larger values take smaller steps near `sigma_min`.
     """
-    ramp = np.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), steps) ** rho
-    return [*ramp.tolist(), 0.0]
+    ramp = (np.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), steps) ** rho).tolist()
+    # The ends as they were given: the powers miss them by a digit.
+    return [float(sigma_max), *ramp[1:-1], *[float(sigma_min)] * (steps > 1), 0.0]

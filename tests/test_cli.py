@@ -23,13 +23,13 @@ from PIL import Image
 
 import svdkit
 from svdkit import cli, plugins
-from svdkit.generate import generate
+from svdkit.generation import generate
 from svdkit.hookspecs import PluginSpec, hookimpl
 from svdkit.output import StableVideoDiffusionPipelineOutput
 from svdkit.pipeline import StableVideoDiffusionPipeline
 from svdkit.sigmas import karras
 
-GENERATE = importlib.import_module("svdkit.generate")  # the module, which the function hides
+GENERATE = importlib.import_module("svdkit.generation")
 MAIN = [sys.executable, "-c", "from svdkit.cli import main; main()"]
 SMALL = ["-m", "tiny-random", "-b", "numpy", "--height", "64", "--width", "64", "--num-frames", "3", "--steps", "2"]
 
@@ -78,7 +78,7 @@ def fails(status: int, *args: object) -> str:
     assert "\n\n" not in paragraph
     if not result.stderr.startswith("Usage:"):  # which click prints, and does not wrap
         assert all(len(line) <= 70 or " " not in line for line in paragraph.splitlines())
-    return " ".join(paragraph.split())
+    return " ".join(paragraph.splitlines())
 
 
 @pytest.fixture
@@ -423,6 +423,16 @@ def test_interruptions(monkeypatch: pytest.MonkeyPatch, error: BaseException) ->
     assert fails(130, "generate", "a.png", "-o", "out.gif") == "Interrupted; nothing was written."
 
 
+def test_python_does_not_tidy_up_after_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    raising(monkeypatch, KeyboardInterrupt())  # in the import of a framework, after which that would crash
+    monkeypatch.setattr(sys, "argv", ["svdkit", "generate", "a.png", "-o", "out.gif"])
+    statuses: list[int] = []
+    monkeypatch.setattr(os, "_exit", statuses.append)
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert statuses == [130]
+
+
 def test_an_interruption_while_videos_are_saved(monkeypatch: pytest.MonkeyPatch, calls: list[dict[str, Any]]) -> None:
     def save(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -595,3 +605,38 @@ def test_the_framework_is_told_to_be_quiet(monkeypatch: pytest.MonkeyPatch, give
     with pytest.raises(SystemExit):
         cli.main()
     assert os.environ["GLOG_v"] == expected  # noqa: SIM112 (it is spelled so)
+
+
+def test_sigmas_stand_beside_each_other(tmp_path: Path) -> None:
+    printed = run(*["sigmas", "ays", "700,50,2", "--steps", "10"])
+    rows = [line.split() for line in printed.stdout.splitlines()]
+    assert rows[0] == ["ays", "700,50,2"]
+    assert rows[1] == ["700", "700"]
+    assert rows[2] == ["54.5", "50"]
+    assert [row[0] for row in rows[-2:]] == ["0.034", "0"]
+    assert len(rows) == 12
+
+    as_json = json.loads(run(*["sigmas", "karras:rho=5", "--steps", "4", "--json"]).stdout)
+    assert as_json == {"karras:rho=5": list(svdkit.sigma_schedule("karras", 4, rho=5))}
+
+    drawn = run(*["sigmas", "karras", "ays", "--plot", str(tmp_path / "sigmas.png")])
+    assert drawn.exit_code == 0
+    with Image.open(tmp_path / "sigmas.png") as picture:
+        assert picture.width > 500
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["karas"], "'karras'"),
+        (["karras:roh=5"], "roh"),
+        (["1,2"], "sigmas[1] is 2"),
+        (["karras", "--plot", "sigmas.mp4"], ".png"),
+    ],
+)
+def test_sigmas_that_cannot_be_printed(arguments: list[str], words: str) -> None:
+    result = run("sigmas", *arguments)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert result.stdout == ""

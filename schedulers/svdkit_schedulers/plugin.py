@@ -33,7 +33,7 @@ SIGMA_SCHEDULES = {
     "exponential": ("svdkit_schedulers.schedules:exponential", "even in log sigma"),
     "polyexponential": ("svdkit_schedulers.schedules:polyexponential", "a power of an even ramp, in log sigma"),
     "uniform": ("svdkit_schedulers.schedules:exponential", "even in what the network is told, log(sigma) / 4"),
-    "sgm_uniform": ("svdkit_schedulers.schedules:sgm_uniform", "the same, stopping one level before sigma_min"),
+    "sgm_uniform": ("svdkit_schedulers.schedules:sgm_uniform", "even in log sigma, stopping one level before sigma_min"),
     "ays": ("svdkit_schedulers.schedules:ays", "Align Your Steps, the table for Stable Video Diffusion"),
     "beta": ("svdkit_schedulers.schedules:beta", "quantiles of a beta distribution, dense at both ends"),
     "linear_quadratic": ("svdkit_schedulers.schedules:linear_quadratic", "half the steps near sigma_max"),
