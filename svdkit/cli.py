@@ -218,6 +218,7 @@ def generate(
     from .generation import generate
     from .output import output_paths
     from .preprocess import check_size, load_images
+    from .sampling import get_scheduler
     from .schedules import read_sigmas
 
     # Loading may take minutes, so whatever can be found wrong without a model is found before.
@@ -228,6 +229,8 @@ def generate(
     if overwritten := [image for image in images if image.resolve() in targets]:
         raise OutputError(f"The video would replace the image {overwritten[0]}. Choose another --output.")
     check_size(options["height"], options["width"])
+    if options["scheduler"] is not None:
+        get_scheduler(options["scheduler"])
     if len(seed) not in (0, 1, videos):
         raise InputError(f"--seed is given {len(seed)} times, expected one, or {videos}: one for each video.")
     options |= {

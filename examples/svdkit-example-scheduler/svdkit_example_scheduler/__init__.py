@@ -1,0 +1,1 @@
+"""A scheduler and a sigma schedule for svdkit."""

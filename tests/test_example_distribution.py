@@ -1,0 +1,364 @@
+"""The distribution under examples/, as its users meet it: built, installed in a fresh environment, used by name.
+
+It is also the tutorial, whose code, prompts and commands are checked to be the example's and to do what it says.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from attrs import frozen
+
+import svdkit
+
+ROOT = Path(__file__).parents[1]
+EXAMPLE = ROOT / "examples" / "svdkit-example-scheduler"
+TUTORIAL = (ROOT / "docs" / "write-a-scheduler.md").read_text(encoding="utf-8")
+NAME = "svdkit-example-scheduler"
+ORIGIN = f"example-scheduler ({NAME})"
+SMALL = ["-m", "tiny-random", "-b", "numpy", "--steps", "2", "--height", "64", "--width", "64", "--num-frames", "2"]
+
+
+def blocks(language: str, text: str = TUTORIAL) -> list[str]:
+    """The tutorial's code in one language."""
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return [code for fence, code in fences if fence == language]
+
+
+@frozen
+class Environment:
+    """A virtual environment with svdkit, the example and pytest."""
+
+    root: Path
+    wheels: dict[str, Path]
+    """By the distribution's name."""
+
+    @property
+    def folder(self) -> Path:
+        """Where commands run: a picture, and no source that Python could take for what is installed."""
+        return self.root / "folder"
+
+    @property
+    def source(self) -> Path:
+        """A copy of the example and a picture: where the tutorial's reader is."""
+        return self.root / "source"
+
+    @property
+    def bin(self) -> Path:
+        return self.root / "env" / "bin"
+
+    def run(self, *command: object, status: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Runs a command with nothing of this process's Python in its environment."""
+        variables = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV", "SVDKIT"))}
+        variables |= {"PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "1000"}
+        words = [str(word) for word in command]
+        done = subprocess.run(
+            words, cwd=cwd or self.folder, env=variables, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == status, f"{words} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def pip(self, *arguments: object) -> None:
+        self.run(sys.executable, "-m", "pip", "--python", self.bin / "python", "--quiet", *arguments)
+
+    def python(self, code: str) -> Any:
+        """What code prints, which is JSON."""
+        return json.loads(self.run("python", "-c", code).stdout)
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    root = tmp_path_factory.mktemp("example")
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "-w",
+        str(root / "wheels"),
+        str(ROOT),
+        str(EXAMPLE),
+    ]
+    subprocess.run(build, check=True, timeout=300)
+    wheels = {path.name.split("-")[0].replace("_", "-"): path for path in (root / "wheels").iterdir()}
+    assert wheels.keys() == {"svdkit", NAME}
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", root / "env"], check=True, timeout=300)
+
+    made = Environment(root, wheels)
+    shutil.copytree(EXAMPLE, made.source, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+    made.folder.mkdir()
+    for folder in (made.folder, made.source):
+        shutil.copy(ROOT / "svdkit" / "assets" / "photo.jpg", folder)
+    svdkit_numpy = f"svdkit[numpy] @ {wheels['svdkit'].as_uri()}"
+    made.pip("install", "--no-compile", "-c", ROOT / "constraints.txt", svdkit_numpy, wheels[NAME], "pytest>=8.3")
+    return made
+
+
+# The wheels
+
+
+def test_svdkit_s_wheel(environment: Environment) -> None:
+    info = f"svdkit-{svdkit.__version__}.dist-info"
+    with zipfile.ZipFile(environment.wheels["svdkit"]) as wheel:
+        names = wheel.namelist()
+        points = wheel.read(f"{info}/entry_points.txt").decode()
+    tops = {name.partition("/")[0] for name in names}
+    packages = {"svdkit", "svdkit_numpy", "svdkit_mindspore", "svdkit_schedulers"}
+    assert tops == packages | {info}
+    assert {"svdkit/py.typed", "svdkit/assets/photo.jpg"} <= set(names)
+    shipped = ROOT / "svdkit" / "models" / "tiny-random"
+    model = {path.relative_to(ROOT).as_posix() for path in shipped.rglob("*") if path.is_file()}
+    assert len(model) >= 8
+    assert model <= set(names)
+    assert all(f"svdkit_{name}.plugin" in points for name in ("numpy", "mindspore", "schedulers"))
+
+
+def test_the_example_s_wheel(environment: Environment) -> None:
+    with zipfile.ZipFile(environment.wheels[NAME]) as wheel:
+        names = [name for name in wheel.namelist() if ".dist-info/" not in name]
+        metadata = wheel.read("svdkit_example_scheduler-0.1.0.dist-info/METADATA").decode()
+    files = ("__init__.py", "lognormal.py", "plugin.py", "py.typed", "rk2.py")
+    assert sorted(names) == [f"svdkit_example_scheduler/{file}" for file in files]
+    needed = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]
+    assert needed == ["Requires-Dist: attrs>=24.2", "Requires-Dist: svdkit"]
+
+
+# Where both are installed
+
+
+def test_the_environment_is_a_fresh_one(environment: Environment) -> None:
+    code = """
+import importlib.util as u, json, svdkit, svdkit_example_scheduler as e
+print(json.dumps([svdkit.__file__, e.__file__, [n for n in ("mindspore", "torch", "diffusers") if u.find_spec(n)]]))
+"""
+    *files, frameworks = environment.python(code)
+    assert all(Path(file).is_relative_to(environment.root / "env") for file in files)
+    assert frameworks == []
+
+
+def test_listed_with_its_origin(environment: Environment) -> None:
+    for listing, name in (("schedulers", "rk2"), ("sigma-schedules", "lognormal")):
+        infos = {info["name"]: info for info in json.loads(environment.run("svdkit", listing, "--json").stdout)}
+        assert infos[name]["origin"] == ORIGIN
+        assert infos[name]["available"]
+        assert infos["euler" if name == "rk2" else "karras"]["origin"] == "schedulers (svdkit)"
+
+
+def test_listing_imports_neither(environment: Environment) -> None:
+    code = """
+import json, sys, svdkit
+svdkit.list_schedulers(), svdkit.list_sigma_schedules()
+print(json.dumps(sorted(name for name in sys.modules if name.startswith("svdkit_example_scheduler."))))
+"""
+    assert environment.python(code) == ["svdkit_example_scheduler.plugin"]
+
+
+def test_by_name_from_python(environment: Environment) -> None:
+    code = """
+import json, math, numpy, svdkit
+errors = {}
+for scheduler in ("rk2", "rk2:alpha=0.25", "rk2:alpha=1", "heun"):
+    for steps in (32, 64):
+        sigmas = svdkit.sigma_schedule("karras", steps + 1, sigma_min=0.5, sigma_max=8.0)[:-1]
+        x = numpy.ones(3)
+        x = svdkit.sample(lambda x, s: x / (1 + s * s), x, sigmas=sigmas, scheduler=scheduler, to_zero=False).x
+        errors.setdefault(scheduler, []).append(float(abs(x - math.sqrt(1.25 / 65)).max()))
+print(json.dumps([errors, svdkit.sigma_schedule("lognormal", 10), svdkit.sigma_schedule("lognormal:std=1", 10)]))
+"""
+    errors, levels, narrow = environment.python(code)
+    for scheduler, (coarse, fine) in errors.items():
+        assert coarse < 1e-3, scheduler
+        assert 3.5 < coarse / fine < 4.5, scheduler
+    assert errors["rk2:alpha=1"] == pytest.approx(errors["heun"], rel=1e-6)
+    assert errors["rk2"][0] != pytest.approx(errors["rk2:alpha=0.25"][0], rel=0.1)  # the option does something
+    for sigmas in (levels, narrow):
+        assert (len(sigmas), sigmas[0], sigmas[-2], sigmas[-1]) == (11, 700, 0.002, 0)
+        assert (np.diff(sigmas) < 0).all()
+    assert levels[1] > narrow[1]
+
+
+def test_by_name_from_the_command_line(environment: Environment) -> None:
+    def made(*options: str) -> tuple[dict[str, Any], bytes]:
+        photo, out = ("generate", "photo.jpg", *SMALL, "--seed", "3"), environment.folder / "x.gif"
+        done = environment.run("svdkit", *photo, *options, "-o", out, "--quiet", "--json")
+        return json.loads(done.stdout), out.read_bytes()
+
+    facts, video = made("--scheduler", "rk2", "--sigmas", "lognormal")
+    assert video.startswith(b"GIF8")
+    assert facts["sigmas"] == [700, 0.002, 0]
+    assert facts["scheduler"].startswith("RK2(alpha=0.666")
+    assert facts["nfe"] == 3
+    facts, other = made("--scheduler", "rk2:alpha=0.5", "--sigmas", "lognormal:sigma_max=80,sigma_min=1")
+    assert (facts["sigmas"], facts["scheduler"]) == ([80, 1, 0], "RK2(alpha=0.5)")
+    assert other != video
+
+
+def test_a_misspelt_name_and_a_wrong_option(environment: Environment) -> None:
+    photo = ("svdkit", "generate", "photo.jpg", *SMALL, "-o", "never.gif")
+    for options, text in (
+        (("--scheduler", "rk_2"), "There is no scheduler 'rk_2'. Did you mean 'rk2'?"),
+        (("--sigmas", "log_normal"), "There is no sigma schedule 'log_normal'. Did you mean 'lognormal'"),
+        (("--scheduler", "rk2:alpha=2"), "'alpha' must be <= 1: 2.0. It takes alpha=0.66"),
+        (("--sigmas", "lognormal:std=0"), "std is 0, expected a positive number. It takes sigma_min=0.002"),
+    ):
+        assert text in environment.run(*photo, *options, status=2).stderr
+    assert not (environment.folder / "never.gif").exists()
+
+
+@pytest.fixture
+def without_the_example(environment: Environment) -> Iterator[Environment]:
+    environment.pip("uninstall", "--yes", NAME)
+    yield environment
+    environment.pip("install", "--no-compile", "--no-deps", environment.wheels[NAME])
+
+
+def test_uninstalled_its_names_are_gone(without_the_example: Environment) -> None:
+    code = """
+import json, svdkit, svdkit.errors
+errors = []
+for ask in (
+    lambda: svdkit.sample(lambda x, s: x, 0.0, sigmas=[2.0, 1.0], scheduler="rk2"),
+    lambda: svdkit.sample(lambda x, s: x, 0.0, sigmas=[2.0, 1.0], scheduler="rk_2"),
+    lambda: svdkit.sigma_schedule("lognormal", 10),
+):
+    try:
+        ask()
+    except svdkit.errors.UnknownPluginError as error:
+        errors.append(str(error))
+names = [info.name for info in svdkit.list_schedulers() + svdkit.list_sigma_schedules()]
+print(json.dumps([errors, names]))
+"""
+    done = without_the_example.run("python", "-c", code)
+    (gone, misspelt, levels), names = json.loads(done.stdout)
+    assert gone.startswith("There is no scheduler 'rk2'. Known: ")
+    assert "'rk2'" not in misspelt
+    assert "heun" in misspelt
+    assert levels.startswith("There is no sigma schedule 'lognormal'. Did you mean 'uniform' or 'sgm_uniform'? Known: ")
+    assert not {"rk2", "lognormal"} & set(names)
+    assert {"euler", "karras"} <= set(names)
+    assert done.stderr == ""  # no broken plugin is left behind
+    photo = ("svdkit", "generate", "photo.jpg", *SMALL, "-o", "never.gif", "--scheduler", "rk2")
+    assert "There is no scheduler 'rk2'" in without_the_example.run(*photo, status=2).stderr
+
+
+# The class on other arrays
+
+
+@pytest.mark.parametrize("framework", ["torch", "mindspore"])
+def test_other_frameworks_arrays(framework: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip(framework)
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    scheduler = importlib.import_module("svdkit_example_scheduler.rk2").RK2(0.5)
+    x = np.linspace(-80, 80, 6, dtype=np.float32).reshape(2, 3)
+    module = importlib.import_module(framework)
+    theirs = module.from_numpy(x.copy()) if framework == "torch" else module.Tensor(x)
+
+    def run(x: Any) -> Any:
+        return svdkit.sample(lambda x, s: x / (1 + s**2), x, sigmas=[80, 9, 1, 0.1], scheduler=scheduler)
+
+    result = run(theirs)
+    assert type(result.x) is type(theirs)
+    values = result.x.numpy() if framework == "torch" else result.x.asnumpy()
+    assert values.dtype == np.float32
+    np.testing.assert_allclose(values, run(x).x, rtol=1e-5)
+
+
+# The tutorial
+
+
+def section(title: str) -> str:
+    return TUTORIAL.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def test_the_tutorial_s_code_is_the_example_s() -> None:
+    files = [path.read_text(encoding="utf-8") for path in EXAMPLE.rglob("*.py")]
+    elsewhere = [code for code in blocks("python") if not any(code in file for file in files)]
+    assert elsewhere == [*blocks("python", section("Noise")), *blocks("python", section("History"))]
+    (toml,) = blocks("toml")
+    assert toml in (EXAMPLE / "pyproject.toml").read_text(encoding="utf-8")
+    # Who types it all has the whole of the scheduler, and all of the other two but their first lines.
+    assert (EXAMPLE / "svdkit_example_scheduler" / "rk2.py").read_text(encoding="utf-8") in blocks("python")
+    for file in ("lognormal.py", "plugin.py"):
+        whole = (EXAMPLE / "svdkit_example_scheduler" / file).read_text(encoding="utf-8")
+        assert whole.partition("annotations\n\n")[2] in blocks("python")
+
+
+def test_the_tutorial_s_files_exist() -> None:
+    (tree,) = blocks("")
+    named = {line.split()[0] for line in tree.splitlines()[1:]}
+    kinds = (".py", ".toml", ".md")
+    assert {name for name in named if name.endswith(kinds)} == {p.name for p in EXAMPLE.rglob("*") if p.suffix in kinds}
+    assert {name for name in named if name.endswith("/")} == {"svdkit_example_scheduler/", "tests/"}
+    for link in re.findall(r"\]\((\.\./[^)#]+)\)", TUTORIAL):
+        assert (ROOT / "docs" / link).exists()
+
+
+def test_the_tutorial_s_python_prompt(environment: Environment) -> None:
+    prompt = environment.root / "prompt.txt"
+    prompt.write_text("\n\n".join(blocks("pycon")), encoding="utf-8")
+    assert prompt.read_text(encoding="utf-8").count(">>> ") > 10
+    environment.run("python", "-m", "doctest", prompt, cwd=environment.source)
+
+
+def test_the_tutorial_s_commands(environment: Environment) -> None:
+    """Those that install are the fixture's, in other words; the others are run, and print what the tutorial shows."""
+    assert blocks("sh") == ["pip install 'svdkit[numpy]'\n", "pip install -e '.[test]'\n"]
+
+    def without_seconds(text: str) -> str:
+        return re.sub(r"\d+\.\d+( ?s\b)", r"0.0\1", text)
+
+    assert len(blocks("console")) == 4
+    for block in blocks("console"):
+        command, _, shown = block.removeprefix("$ ").partition("\n")
+        printed = environment.run("sh", "-c", command, cwd=environment.source).stdout
+        assert without_seconds(printed).split() == without_seconds(shown).split()
+
+
+def class_of(title: str) -> Any:
+    """The class that a section of the tutorial shows."""
+    names: dict[str, Any] = {}
+    (code,) = blocks("python", section(title))
+    exec(code, names)
+    return next(value for key, value in names.items() if isinstance(value, type) and key[0].isupper())
+
+
+def shown(title: str, svdkits: str, **options: Any) -> tuple[Any, Any, Any]:
+    """The scheduler of a section, its result, and that of svdkit's on the same problem."""
+    scheduler = class_of(title)(**options)
+    sigmas = svdkit.sigma_schedule("karras", 20, sigma_max=80.0)
+    x = np.random.default_rng(0).standard_normal((3, 4)) * 80
+    problem: dict[str, Any] = {"denoise": lambda x, s: np.tanh(x / (1 + s**2)), "x": x, "sigmas": sigmas, "seed": 5}
+    ours, theirs = (svdkit.sample(**problem, scheduler=s) for s in (scheduler, svdkits))
+    assert np.ptp(ours.x) > 0.1
+    return (scheduler, problem), ours, theirs
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_the_tutorial_s_noise(eta: float) -> None:
+    _, ours, theirs = shown("Noise", f"euler_ancestral:eta={eta}", eta=eta)
+    np.testing.assert_allclose(ours.x, theirs.x, rtol=1e-9)
+    assert (np.abs(ours.x - shown("Noise", "euler")[2].x).max() > 1e-3) == (eta > 0)
+
+
+def test_the_tutorial_s_history() -> None:
+    (scheduler, problem), ours, theirs = shown("History", "lms:order=2")
+    np.testing.assert_allclose(ours.x, theirs.x, rtol=1e-9)
+    assert not math.isclose(ours.x.sum(), shown("History", "euler")[2].x.sum(), rel_tol=1e-6)
+    part = svdkit.sample(**problem, scheduler=scheduler, stop=7)
+    rest = svdkit.sample(**{**problem, "x": part.x}, scheduler=scheduler, start=part.step, history=part.history)
+    np.testing.assert_array_equal(rest.x, ours.x)
