@@ -12,28 +12,46 @@ framework, so that listing what is there stays instant; what a spec points at is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pluggy
-from attrs import field, frozen, validators
+from attrs import Attribute, field, frozen
 
 GROUP = "svdkit"
 hookspec = pluggy.HookspecMarker(GROUP)
 hookimpl = pluggy.HookimplMarker(GROUP)
 
 
+def _like(pattern: str, example: str) -> Callable[[object, Attribute[str], Any], None]:
+    def check(_: object, attribute: Attribute[str], value: Any) -> None:
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise ValueError(f"{attribute.name} is {value!r}, expected something like {example!r}")
+
+    return check
+
+
+def _modules(_: object, attribute: Attribute[tuple[str, ...]], value: Any) -> None:
+    if not isinstance(value, tuple) or not all(isinstance(name, str) and name.isidentifier() for name in value):
+        raise ValueError(f"{attribute.name} is {value!r}, expected a tuple of top-level modules like ('mindspore',)")
+
+
+_NAME = r"[a-z0-9][a-z0-9_.-]*"
+
+
 @frozen(kw_only=True)
 class PluginSpec:
     """Something that can be asked for by name."""
 
-    name: str = field(validator=validators.matches_re(r"[a-z0-9][a-z0-9_.-]*"))
+    name: str = field(validator=_like(_NAME, "my-name"))
     """What users write."""
-    target: str = field(validator=validators.matches_re(r"[\w.]+:\w+"))
+    target: str = field(validator=_like(r"[\w.]+:\w+", "package.module:attribute"))
     """Where it is: `package.module:attribute`."""
-    summary: str = field(validator=validators.instance_of(str))
+    summary: str = field(validator=_like(r".*", "what it is, in one line"))
     """One line for listings."""
-    requires: tuple[str, ...] = ()
-    """Modules that must be importable, for instance `("mindspore",)`."""
+    requires: tuple[str, ...] = field(default=(), validator=_modules)
+    """Top-level modules that must be installed, for instance `("mindspore",)`."""
     install: str = ""
     """The command that installs what is required."""
 
@@ -42,8 +60,10 @@ class PluginSpec:
 class ComponentSpec(PluginSpec):
     """A network that stands in for one of svdkit's own on one backend."""
 
-    component: str = field(validator=validators.in_(("unet", "vae", "image_encoder")))
-    backend: str = field(validator=validators.instance_of(str))
+    component: str = field(validator=_like("unet|vae|image_encoder", "unet"))
+    """`unet`, `vae` or `image_encoder`."""
+    backend: str = field(validator=_like(_NAME, "mindspore"))
+    """The backend's name."""
 
 
 @hookspec

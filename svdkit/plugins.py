@@ -88,9 +88,10 @@ class Registry:
             origin = implementation.plugin_name
             try:
                 specs = list(implementation.function())
-                wrong = [spec for spec in specs if not isinstance(spec, PluginSpec)]
+                expected = ComponentSpec if kind == "component" else PluginSpec
+                wrong = [spec for spec in specs if not isinstance(spec, expected)]
                 if wrong:
-                    raise TypeError(f"{KINDS[kind]} returned {wrong[0]!r}, expected a PluginSpec")
+                    raise TypeError(f"{KINDS[kind]} returned {wrong[0]!r}, expected a {expected.__name__}")
             except Exception as error:
                 self._isolate(origin, error)
                 continue
@@ -162,7 +163,7 @@ class Registry:
             for entry in self.entries("component")
             if isinstance(entry.spec, ComponentSpec)
             and (entry.spec.component, entry.spec.backend) == (component, backend)
-            and choice in (None, entry.spec.name)
+            and (choice == entry.spec.name or (choice is None and not _missing(entry.spec)))
         ]
         if choice is not None and not fitting:
             names = [e.spec.name for e in self.entries("component")]
@@ -173,7 +174,15 @@ class Registry:
                 f"{' and by '.join(f'{e.spec.name!r} of {e.origin}' for e in fitting)}. "
                 f"Choose one: components={{{component!r}: {fitting[0].spec.name!r}}}, or 'default' for none."
             )
-        return self.resolve("component", fitting[0]) if fitting else None
+        if not fitting:
+            return None
+        try:
+            return self.resolve("component", fitting[0])
+        except BrokenPluginError as error:
+            if choice is not None:
+                raise
+            warnings.warn(f"{error} svdkit's own is used instead.", PluginWarning, stacklevel=2)
+            return None
 
     def _unknown(self, kind: str, name: str, names: list[str]) -> Exception:
         for origin, error in self.broken.items():

@@ -24,7 +24,7 @@ def validate_sigmas(sigmas: Sequence[float] | npt.NDArray[Any], *, to_zero: bool
     Raises:
         SigmasError: with the index and the value that are wrong.
     """
-    if isinstance(sigmas, (str, bytes)) or not hasattr(sigmas, "__len__"):
+    if isinstance(sigmas, (str, bytes)) or not hasattr(sigmas, "__len__") or getattr(sigmas, "shape", None) == ():
         raise SigmasError(f"sigmas is {sigmas!r}, expected a list of descending numbers.")
     if len(sigmas) == 0:
         raise SigmasError("sigmas is empty, expected at least one positive noise level.")
@@ -68,7 +68,12 @@ def karras(steps: int, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MA
         steps: how many, not counting the final 0.
         sigma_min, sigma_max: the last and the first of them.
         rho: larger values take smaller steps near `sigma_min`.
+
+    Raises:
+        InputError: rho is 0.
     """
+    if rho == 0:
+        raise InputError("rho is 0, expected a positive number; 7 is usual.")
     ramp = (np.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), steps) ** rho).tolist()
     # The ends as they were given: the powers miss them by a digit.
     return [float(sigma_max), *ramp[1:-1], *[float(sigma_min)] * (steps > 1), 0.0]

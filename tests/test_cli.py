@@ -196,7 +196,7 @@ def test_every_option_arrives(calls: list[dict[str, Any]]) -> None:
     np.save("noise.npy", np.ones(3))
     given = (
         "--model m --backend b --device d --dtype t --compile --seed 3 --height 8 --width 16 --num-frames 5 --fps 2.5 "
-        "--motion-bucket-id 1.5 --num-videos-per-prompt 2 --num-inference-steps 4 --scheduler s --sigmas 2,1 "
+        "--motion-bucket-id 1.5 --num-videos-per-prompt 2 --num-inference-steps 4 --scheduler lms:order=3 --sigmas 2,1 "
         "--min-guidance-scale 1.25 --max-guidance-scale 2.25 --noise-aug-strength 0.5 --decode-chunk-size 6 --latents "
         "noise.npy --variant v --revision r --cache-dir c --local-files-only --component unet=u --component vae=default"
     )
@@ -218,7 +218,7 @@ def test_every_option_arrives(calls: list[dict[str, Any]]) -> None:
         "motion_bucket_id": 1.5,
         "num_videos_per_prompt": 2,
         "num_inference_steps": 4,
-        "scheduler": "s",
+        "scheduler": "lms:order=3",
         "sigmas": (2, 1, 0),
         "min_guidance_scale": 1.25,
         "max_guidance_scale": 2.25,
