@@ -11,6 +11,8 @@ from attrs import field, validators
 
 from svdkit.backend import Array
 
+_POINTS, _GAUSS = np.polynomial.legendre.leggauss(32)  # type: ignore[no-untyped-call]
+
 
 def slope(x: Array, x0: Array, sigma: float) -> Array:
     """dx/dsigma of the probability-flow ODE, `(x - x0) / sigma` (arXiv:2206.00364, equation 1)."""
@@ -39,9 +41,8 @@ def lagrange_weights(
     With them, `sum(w * f)` integrates the polynomial through the values f at the nodes. Gauss-Legendre quadrature
     with 32 points: exact for polynomials, to about 1e-15 for the exponentials that occur.
     """
-    points, gauss = np.polynomial.legendre.leggauss(32)  # type: ignore[no-untyped-call]
-    u = start + (end - start) * (points + 1) / 2
-    scaled = gauss * (end - start) / 2 * weight(u)
+    u = start + (end - start) * (_POINTS + 1) / 2
+    scaled = _GAUSS * (end - start) / 2 * weight(u)
     weights = []
     for j, node in enumerate(nodes):
         others = [other for k, other in enumerate(nodes) if k != j]

@@ -18,7 +18,7 @@ from .common import non_negative, slope
 
 @frozen
 class DPMAdaptive:
-    """Two solutions of neighbouring orders are compared, and the step follows their difference.
+    """Two solutions of neighbouring orders are compared, and the step follows their difference (arXiv:2206.00927).
 
     Of the noise levels only the first and the last positive one are used; a final 0 takes one evaluation more.
 

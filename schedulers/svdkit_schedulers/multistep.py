@@ -20,7 +20,7 @@ from .common import euler, lagrange_weights, order, slope, weighted_sum
 
 @frozen
 class LMS:
-    """Adams-Bashforth for uneven steps: the polynomial is in sigma. It is also the rho-AB form of DEIS.
+    """Adams-Bashforth for uneven steps: the polynomial is in sigma, as in the rho-AB form of DEIS (arXiv:2204.13902).
 
     Args:
         order: past and present slopes that are used, once there are as many.

@@ -22,7 +22,10 @@ SCHEDULERS = {
     "dpmpp_2s_ancestral": ("dpm_solver:DPMpp2SAncestral", "DPM-Solver++, second order, 2 evaluations, stochastic"),
     "dpmpp_sde": ("dpm_solver:DPMppSDE", "DPM-Solver++, 2 evaluations a step, stochastic"),
     "dpmpp_2m_sde": ("dpm_solver:DPMpp2MSDE", "DPM-Solver++, second order, 1 evaluation a step, stochastic"),
-    "dpmpp_3m_sde": ("dpm_solver:DPMpp3MSDE", "DPM-Solver++, third order, 1 evaluation a step, stochastic"),
+    "dpmpp_3m_sde": (
+        "dpm_solver:DPMpp3MSDE",
+        "DPM-Solver++ of three steps, second order, 1 evaluation, stochastic",
+    ),
     "dpm_adaptive": ("dpm_adaptive:DPMAdaptive", "DPM-Solver with steps of its own choosing"),
     "unipc": ("unipc:UniPC", "predictor and corrector, third order, 1 evaluation a step"),
     "res_multistep": ("exponential:ResMultistep", "exponential Adams, second order, 1 evaluation a step"),
@@ -33,7 +36,10 @@ SIGMA_SCHEDULES = {
     "exponential": ("svdkit_schedulers.schedules:exponential", "even in log sigma"),
     "polyexponential": ("svdkit_schedulers.schedules:polyexponential", "a power of an even ramp, in log sigma"),
     "uniform": ("svdkit_schedulers.schedules:exponential", "even in what the network is told, log(sigma) / 4"),
-    "sgm_uniform": ("svdkit_schedulers.schedules:sgm_uniform", "even in log sigma, stopping one level before sigma_min"),
+    "sgm_uniform": (
+        "svdkit_schedulers.schedules:sgm_uniform",
+        "even in log sigma, stopping one level before sigma_min",
+    ),
     "ays": ("svdkit_schedulers.schedules:ays", "Align Your Steps, the table for Stable Video Diffusion"),
     "beta": ("svdkit_schedulers.schedules:beta", "quantiles of a beta distribution, dense at both ends"),
     "linear_quadratic": ("svdkit_schedulers.schedules:linear_quadratic", "half the steps near sigma_max"),

@@ -82,7 +82,7 @@ class DPM2:
 
 @frozen
 class DPM2Ancestral:
-    """The same to below the next noise level, then noise up to it.
+    """DPM-Solver-2 (arXiv:2206.00927) to below the next noise level, then noise up to it.
 
     Args:
         eta: 0 for none of the noise, 1 for as much as DDPM adds.

@@ -17,7 +17,9 @@ from .common import euler, order, weighted_sum
 
 @frozen
 class UniPC:
-    """Each step is predicted, and corrected once the next x0 is known; of order `order + 1`, at most 3 as it starts.
+    """Each step is predicted, and corrected once the next x0 is known (arXiv:2302.04867).
+
+    Of order `order + 1`, or 3 where the steps that it starts with, of lower order, matter.
 
     History is what the last step began with: x before it, and past x0, newest first.
 
