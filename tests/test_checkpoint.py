@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -19,7 +18,7 @@ from reference import make_pipeline, picture, relative_error
 import svdkit
 from svdkit.arch.unet import UNet
 from svdkit.backend import Backend
-from svdkit.checkpoint import CLIPWeights, load_component, load_scheduler_config, save_checkpoint
+from svdkit.checkpoint import CLIPWeights, load_component, save_checkpoint
 from svdkit.errors import (
     CheckpointError,
     DuplicatePluginError,
@@ -36,6 +35,14 @@ from svdkit_numpy.backend import NumpyBackend
 from svdkit_schedulers.euler import Euler
 
 COMPONENTS = ("unet", "vae", "image_encoder")
+FILES = [
+    "model_index.json",
+    "unet/config.json",
+    "vae/config.json",
+    "image_encoder/config.json",
+    "scheduler/scheduler_config.json",
+    "feature_extractor/preprocessor_config.json",
+]
 
 
 def load(folder: Path | str, **options: Any) -> StableVideoDiffusionPipeline:
@@ -92,24 +99,19 @@ def configure(folder: Path, file: str, **values: Any) -> None:
 # Writing
 
 
-@pytest.mark.parametrize("dtype", [None, "float16", "float32"])
+@pytest.mark.parametrize("dtype", [None, "float16"])
 def test_diffusers_reads_what_is_saved(plain: Path, tmp_path: Path, dtype: str | None) -> None:
-    load(plain).save_pretrained(tmp_path / "new" / "saved", dtype=dtype)
+    target = tmp_path / "new" / "saved"
+    load(plain).save_pretrained(target, dtype=dtype)
     torch_dtype = getattr(torch, dtype or "float32")
-    saved = Reference.from_pretrained(tmp_path / "new" / "saved", torch_dtype=torch_dtype)
-    original = Reference.from_pretrained(plain)
+    saved, original = Reference.from_pretrained(target, dtype=torch_dtype), make_pipeline("plain")
     for name in COMPONENTS:
-        found, wanted = getattr(saved, name), getattr(original, name)
-        assert {k: v for k, v in dict(found.config).items() if k[0] != "_"}.items() >= {
-            (k, v) for k, v in dict(wanted.config).items() if k[0] != "_" and isinstance(v, (int, float, str))
-        }
-        assert found.state_dict().keys() == wanted.state_dict().keys()
-        for key, tensor in wanted.state_dict().items():
-            assert torch.equal(
-                found.state_dict()[key], tensor.to(torch_dtype) if tensor.is_floating_point() else tensor
-            )
-    assert dict(saved.scheduler.config) == dict(original.scheduler.config)
-    assert saved.feature_extractor.to_dict() == original.feature_extractor.to_dict()
+        found, wanted = (getattr(pipe, name).state_dict() for pipe in (saved, original))
+        assert found.keys() == wanted.keys()
+        for key, tensor in wanted.items():
+            assert torch.equal(found[key], tensor.to(torch_dtype) if tensor.is_floating_point() else tensor)
+    for file in FILES:
+        assert json.loads((target / file).read_text()) == json.loads((plain / file).read_text())
 
 
 def test_what_is_saved_makes_the_same_video(plain: Path, expected: Any, tmp_path: Path) -> None:
@@ -155,7 +157,7 @@ def test_where_a_checkpoint_cannot_be_saved(copy: Path, tmp_path: Path, expected
         with pytest.raises(OutputError, match=f"{target} cannot be written: .*Choose another folder"):
             pipe.save_pretrained(tmp_path / target)
     assert (tmp_path / "file").read_text() == "old"
-    with pytest.raises(OutputError, match="is what the pipeline was loaded from. Choose another folder"):
+    with pytest.raises(OutputError, match="is what the pipeline was loaded from"):
         pipe.save_pretrained(copy)
     assert np.array_equal(latents(load(copy)), expected)
 
@@ -314,15 +316,6 @@ def test_a_configuration_of_another_size_is_told_by_its_shapes(copy: Path) -> No
 
 # Configurations
 
-FILES = [
-    "model_index.json",
-    "unet/config.json",
-    "vae/config.json",
-    "image_encoder/config.json",
-    "scheduler/scheduler_config.json",
-    "feature_extractor/preprocessor_config.json",
-]
-
 
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize(
@@ -340,10 +333,9 @@ FILES = [
 def test_wrong_json_is_named(copy: Path, file: str, content: bytes | None, message: str) -> None:
     path = copy / file
     path.unlink() if content is None else path.write_bytes(content)
-    with pytest.raises(
-        CheckpointError, match=message if file != FILES[0] or content is not None else "no model"
-    ) as error:
+    with pytest.raises(CheckpointError) as error:
         load(copy)
+    assert (message if path.exists() or file != FILES[0] else "it has no model_index.json") in str(error.value)
     assert file.split("/")[-1] in str(error.value)
     assert str(copy) in str(error.value)
 
@@ -430,12 +422,7 @@ def test_the_noise_levels_of_the_checkpoint_are_honoured(copy: Path) -> None:
     assert made.sigmas[-2:] == (pytest.approx(0.1), 0)
 
 
-def test_noise_levels_that_are_not_told_are_those_of_the_model(copy: Path) -> None:
-    configure(copy, "scheduler/scheduler_config.json", sigma_min=None, sigma_max=None)
-    assert load_scheduler_config(copy).sigmas(5) == karras(5, 0.002, 700.0)
-
-
-@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", 7])
+@pytest.mark.parametrize("name", ["DanceDiffusionScheduler", 7])
 def test_a_scheduler_that_is_not_known_must_be_replaced(copy: Path, expected: Any, name: Any) -> None:
     configure(copy, "scheduler/scheduler_config.json", _class_name=name)
     with pytest.raises(CheckpointError, match=f"scheduler is '{name}', .* scheduler='euler'"):
@@ -446,7 +433,7 @@ def test_a_scheduler_that_is_not_known_must_be_replaced(copy: Path, expected: An
 
 @pytest.mark.parametrize(
     "values",
-    [{"use_karras_sigmas": False}, {"prediction_type": "epsilon"}, {"timestep_type": "discrete"}],
+    [{"prediction_type": "epsilon"}, {"timestep_type": "discrete"}],
     ids=lambda values: next(iter(values)),
 )
 def test_noise_levels_of_another_kind_of_model_are_refused(copy: Path, expected: Any, values: dict[str, Any]) -> None:
@@ -455,11 +442,7 @@ def test_noise_levels_of_another_kind_of_model_are_refused(copy: Path, expected:
     pipe = load(copy)
     with pytest.raises(CheckpointError) as error:
         latents(pipe, sigmas=None)
-    for part in (
-        f"{name} {value!r}".replace("'False'", "False"),
-        "has 'v_prediction', 'continuous' and True",
-        "sigmas",
-    ):
+    for part in (f"{name} {value!r}", "Stable Video Diffusion has 'v_prediction', 'continuous'", "Pass `sigmas`"):
         assert part in str(error.value)
     assert np.array_equal(latents(pipe), expected), "unless the call gives them"
 
@@ -580,7 +563,3 @@ def test_of_two_replacements_one_must_be_chosen(register: Callable[..., None], p
         assert part in str(error.value)
     assert isinstance(load(plain, components={"unet": "other"}).unet, Shifted)
     assert isinstance(load(plain, components={"unet": "default"}).unet, UNet)
-
-
-def test_bfloat16_is_a_dtype_of_numpy_here() -> None:
-    assert np.dtype("bfloat16") == ml_dtypes.bfloat16

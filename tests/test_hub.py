@@ -199,9 +199,7 @@ def test_offline_mode_means_the_cache(server, tmp_path, monkeypatch):
 
 
 def test_a_cache_that_lacks_something_is_refused(server, tmp_path):
-    with pytest.raises(
-        CheckpointError, match=rf"{REPO} \(revision main\) is not in the cache.*local_files_only"
-    ):
+    with pytest.raises(CheckpointError, match=rf"{REPO} \(revision main\) is not in the cache.*local_files_only"):
         resolve_model(REPO, cache_dir=tmp_path, local_files_only=True)
     assert server.log == []
 
@@ -211,9 +209,7 @@ def test_a_cache_that_lacks_something_is_refused(server, tmp_path):
         resolve_model(REPO, cache_dir=tmp_path, local_files_only=True)
 
     (folder / "vae/diffusion_pytorch_model.fp16.safetensors").unlink()
-    with pytest.raises(
-        CheckpointError, match=r"cached copy of .*: vae .*found config\.json; download it again"
-    ):
+    with pytest.raises(CheckpointError, match=r"cached copy of .*: vae .*found config\.json; download it again"):
         resolve_model(REPO, variant="fp16", cache_dir=tmp_path, local_files_only=True)
 
 
@@ -250,9 +246,7 @@ def test_a_repository_of_something_else_is_refused(server, tmp_path):
 def test_a_gated_model_says_where_to_accept_the_licence(server, tmp_path, status, where):
     server.publish(*CONFIGS, *PLAIN)
     server.refuse[where] = status, "GatedRepo"
-    with pytest.raises(
-        AccessError, match=rf"(?s)licence.*https://huggingface\.co/{REPO}.*hf auth login.*HF_TOKEN"
-    ):
+    with pytest.raises(AccessError, match=rf"(?s)licence.*https://huggingface\.co/{REPO}.*hf auth login.*HF_TOKEN"):
         resolve_model(REPO, cache_dir=tmp_path)
 
 
@@ -296,9 +290,7 @@ def test_the_endpoint_and_cache_of_the_environment_are_used(server, tmp_path):
     server.publish(*CONFIGS, *PLAIN, *OTHER)
     call = f"from svdkit.hub import resolve_model; print(resolve_model({REPO!r}))"
     environment = os.environ | {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
-    done = subprocess.run(
-        [sys.executable, "-c", call], env=environment, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", call], env=environment, capture_output=True, text=True, check=True)
     folder = Path(done.stdout.strip())
     assert tmp_path in folder.parents
     assert files_in(folder) == CONFIGS | PLAIN

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from reference import relative_error
 
 from svdkit.backend import Array, Backend, Host, Layer, Map
-from svdkit.plugins import make
+from svdkit.plugins import registry
 
-EXACT = make("backend", "numpy", "cpu", "float64")
+EXACT = registry().load("backend", "numpy")("cpu", "float64")
 
 IN_FLOAT64 = 1e-14
 """NumPy and torch round differently; the worst measured is 6e-16."""
@@ -447,7 +447,7 @@ NOT_TRIED_AS_KERNELS = {"numpy", "cast", "all_finite"}
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Each backend in float32 on the CPU."""
     pytest.importorskip("scipy" if request.param == "numpy" else "mindspore")
-    return make("backend", request.param, "cpu", "float32")
+    return registry().load("backend", request.param)("cpu", "float32")
 
 
 def dtype_of(x: Array) -> str:

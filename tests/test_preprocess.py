@@ -130,9 +130,7 @@ def test_clip_pixels_honour_size_mean_and_std() -> None:
     assert plain.shape == (3, 20, 30)
     mean, std = np.reshape(CLIP_MEAN, (3, 1, 1)), np.reshape(CLIP_STD, (3, 1, 1))
     assert error(clip_pixels(picture, (20, 30)), (plain - mean) / std) < 1e-6
-    assert (
-        error(clip_pixels(picture, 1, (0, 0, 0), (1, 1, 1)), plain[:, :1, :1]) < 1
-    )  # one output pixel works
+    assert error(clip_pixels(picture, 1, (0, 0, 0), (1, 1, 1)), plain[:, :1, :1]) < 1  # one output pixel works
 
 
 side = st.integers(1, 70)
@@ -140,9 +138,7 @@ side = st.integers(1, 70)
 
 @settings(max_examples=60, deadline=None)
 @given(side, side, side, side, st.floats(0, 1, width=32))
-def test_a_constant_image_stays_constant(
-    height: int, width: int, rows: int, columns: int, value: float
-) -> None:
+def test_a_constant_image_stays_constant(height: int, width: int, rows: int, columns: int, value: float) -> None:
     array = np.full((3, height, width), value, np.float32)
     clip = clip_pixels(array, (rows, columns), mean=(0, 0, 0), std=(1, 1, 1))
     assert clip.shape == (3, rows, columns)
@@ -155,9 +151,7 @@ def test_a_constant_image_stays_constant(
 @settings(max_examples=60, deadline=None)
 @given(side, side, side, side, st.booleans())
 def test_ranges(height: int, width: int, rows: int, columns: int, as_floats: bool) -> None:
-    pixels = np.random.default_rng(0).choice(
-        np.array([0, 255], np.uint8), (height, width, 3)
-    )  # the worst case
+    pixels = np.random.default_rng(0).choice(np.array([0, 255], np.uint8), (height, width, 3))  # the worst case
     (picture,) = load_images(pixels.transpose(2, 0, 1) / 255.0 if as_floats else pixels)
     vae = vae_pixels(picture, rows, columns)
     assert vae.min() >= -1
@@ -424,9 +418,7 @@ def test_a_file_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
         load_images("a.png")
 
 
-def test_running_out_of_memory_is_not_blamed_on_the_image(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_running_out_of_memory_is_not_blamed_on_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def exhausted(*_: Any) -> None:
         raise MemoryError
 

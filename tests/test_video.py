@@ -51,9 +51,7 @@ def psnr(first: Array, second: Array) -> float:
 
 
 def ffmpeg(*arguments: str | Path) -> bytes:
-    return subprocess.run(
-        [FFMPEG, "-v", "error", *map(str, arguments)], capture_output=True, check=True
-    ).stdout
+    return subprocess.run([FFMPEG, "-v", "error", *map(str, arguments)], capture_output=True, check=True).stdout
 
 
 def stream(path: Path) -> str:
@@ -93,9 +91,7 @@ def times(path: Path) -> list[Fraction]:
             return list(accumulate(durations, initial=Fraction(0)))
     lines = ffmpeg("-i", path, "-c", "copy", "-f", "framecrc", "-").decode().splitlines()
     (unit,) = (Fraction(line.split()[-1]) for line in lines if line.startswith("#tb"))
-    packets = sorted(
-        (int(pts), int(length)) for _, _, pts, length, *_ in (s.split(",") for s in lines if s[0] != "#")
-    )
+    packets = sorted((int(pts), int(length)) for _, _, pts, length, *_ in (s.split(",") for s in lines if s[0] != "#"))
     return [pts * unit for pts, _ in packets] + [sum(packets[-1]) * unit]
 
 
@@ -157,9 +153,7 @@ def test_mp4_frame_times_are_exact(tmp_path: Path, fps: float) -> None:
 
 @pytest.mark.parametrize(("suffix", "tick"), [(".webm", 0.001), (".gif", 0.01), (".webp", 0.001)])
 @pytest.mark.parametrize("fps", [1, 6, 7, 24, 29.97, 48])
-def test_times_of_other_formats_are_within_half_a_tick(
-    tmp_path: Path, suffix: str, tick: float, fps: float
-) -> None:
+def test_times_of_other_formats_are_within_half_a_tick(tmp_path: Path, suffix: str, tick: float, fps: float) -> None:
     path = tmp_path / f"clip{suffix}"
     write_video(path, gradient(25, 16, 16), fps)
     # The end of a WebM is its last frame's rounded start plus a rounded duration.
@@ -232,9 +226,7 @@ def test_odd_sizes(path: Path, height: int, width: int) -> None:
     found = read(write_video(path, frames))
     if path.suffix in ENCODED:
         assert found.shape == (3, height + height % 2, width + width % 2, 3)
-        assert (
-            psnr(found[:, -1], np.pad(frames, ((0, 0), (0, 0), (0, width % 2), (0, 0)), "edge")[:, -1]) > 30
-        )
+        assert psnr(found[:, -1], np.pad(frames, ((0, 0), (0, 0), (0, width % 2), (0, 0)), "edge")[:, -1]) > 30
     else:
         assert found.shape == frames.shape
     assert psnr(found[:, :height, :width], frames) > 26
@@ -277,9 +269,7 @@ def test_any_small_animation_has_its_size_and_length(
         assert len(starts) == count + 1
 
 
-@pytest.fixture(
-    params=[KeyboardInterrupt(), MemoryError(), OSError(errno.ENOSPC, "No space left on device")], ids=repr
-)
+@pytest.fixture(params=[KeyboardInterrupt(), MemoryError(), OSError(errno.ENOSPC, "No space left on device")], ids=repr)
 def trouble(request: pytest.FixtureRequest) -> BaseException:
     """What goes wrong; a full disk is reported as an `OutputError`."""
     assert isinstance(request.param, BaseException)
@@ -287,9 +277,7 @@ def trouble(request: pytest.FixtureRequest) -> BaseException:
 
 
 @pytest.fixture(params=["encoding", "moving"])
-def in_trouble(
-    request: pytest.FixtureRequest, trouble: BaseException, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def in_trouble(request: pytest.FixtureRequest, trouble: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     """The trouble begins once a file, or a folder's first, is encoded, or when all is moved into place."""
 
     def sabotage(owner: object, name: str, first: Callable[..., object]) -> None:
@@ -488,9 +476,7 @@ def test_impossible_frames(path: Path, frames: Array, message: str) -> None:
         (".gif", (2, 2, 2), 1e-3),
     ],
 )
-def test_what_does_not_fit_the_format(
-    tmp_path: Path, suffix: str, shape: tuple[int, int, int], fps: float
-) -> None:
+def test_what_does_not_fit_the_format(tmp_path: Path, suffix: str, shape: tuple[int, int, int], fps: float) -> None:
     with pytest.raises(OutputError, match=rf"do not fit the {suffix} format"):
         write_video(tmp_path / f"clip{suffix}", np.zeros((*shape, 3), np.uint8), fps)
     assert left(tmp_path) == set()
@@ -498,9 +484,7 @@ def test_what_does_not_fit_the_format(
 
 @posix
 @pytest.mark.parametrize("suffix", ENCODED)
-@pytest.mark.parametrize(
-    ("says", "expected"), [("first\nthe reason\n\n", "the reason"), ("", "it gave no reason")]
-)
+@pytest.mark.parametrize(("says", "expected"), [("first\nthe reason\n\n", "the reason"), ("", "it gave no reason")])
 def test_failing_ffmpeg_is_quoted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, says: str, expected: str
 ) -> None:

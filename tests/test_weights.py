@@ -147,9 +147,7 @@ def peers() -> dict:
 @pytest.mark.parametrize("stem", [STEM, "model"])
 @pytest.mark.parametrize("variant", [None, "fp16"])
 @pytest.mark.parametrize(("shard_size", "is_sharded"), [("10GB", False), ("40KB", True)])
-def test_checkpoints_of_diffusers_and_transformers_are_read(
-    tmp_path, peers, stem, variant, shard_size, is_sharded
-):
+def test_checkpoints_of_diffusers_and_transformers_are_read(tmp_path, peers, stem, variant, shard_size, is_sharded):
     model = peers[stem]
     model.save_pretrained(tmp_path, max_shard_size=shard_size, variant=variant)
     with Weights.open(tmp_path, stem, variant) as weights:
@@ -193,9 +191,7 @@ def test_exactly_the_variant_that_was_asked_for_is_opened(tmp_path):
     for number, variant in enumerate([None, "fp16", "bf16", "non_ema.fp16"]):
         with Weights.open(tmp_path, STEM, variant) as weights:
             assert weights.read("a") == number
-    with pytest.raises(
-        CheckpointError, match=r"variant='fp32'.*variant='bf16' and variant='fp16'.*variant=None"
-    ):
+    with pytest.raises(CheckpointError, match=r"variant='fp32'.*variant='bf16' and variant='fp16'.*variant=None"):
         Weights.open(tmp_path, STEM, "fp32")
 
 
@@ -229,9 +225,7 @@ def test_the_files_of_a_variant_are_told_apart_by_name_alone():
 def test_what_is_no_safetensors_file_is_named_for_what_it_is(tmp_path, content, looks):
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
-    with pytest.raises(
-        CheckpointError, match=rf"(?s){re.escape(str(path))} \({len(content)} bytes\).*{looks}"
-    ):
+    with pytest.raises(CheckpointError, match=rf"(?s){re.escape(str(path))} \({len(content)} bytes\).*{looks}"):
         Weights.open(tmp_path, "model")
 
 
@@ -258,7 +252,7 @@ def test_a_header_that_lies_never_leads_to_another_error(whole, at, patch):
     path.write_bytes(content[:at] + patch + content[at + len(patch) :])
     try:
         with Weights.open(path.parent, "model") as weights:
-            for key in weights.keys():  # noqa: SIM118
+            for key in weights.keys():
                 assert weights.read(key).shape == weights.shape(key)
     except CheckpointError:
         pass
