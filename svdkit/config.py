@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from attrs import Attribute, field, fields, frozen, has
+from attrs import Attribute, field, fields, frozen, has, validators
 
 from .errors import CheckpointError
 
@@ -66,6 +67,10 @@ def _size(default: Any) -> Any:
     return field(default=default, converter=_tuple, validator=_positive)
 
 
+def _count(default: int) -> Any:
+    return field(default=default, validator=[validators.instance_of(int), _positive])
+
+
 @frozen
 class UNetConfig:
     """`unet/config.json`; the defaults are those of `UNetSpatioTemporalConditionModel`.
@@ -73,8 +78,8 @@ class UNetConfig:
     Values that may be given once for all levels are tuples here, one value a level.
     """
 
-    in_channels: int = _size(8)
-    out_channels: int = _size(4)
+    in_channels: int = _count(8)
+    out_channels: int = _count(4)
     down_block_types: tuple[str, ...] = field(
         default=("CrossAttnDownBlockSpatioTemporal",) * 3 + ("DownBlockSpatioTemporal",), converter=_tuple
     )
@@ -82,13 +87,13 @@ class UNetConfig:
         default=("UpBlockSpatioTemporal",) + ("CrossAttnUpBlockSpatioTemporal",) * 3, converter=_tuple
     )
     block_out_channels: tuple[int, ...] = _size((320, 640, 1280, 1280))
-    addition_time_embed_dim: int = _size(256)
-    projection_class_embeddings_input_dim: int = _size(768)
+    addition_time_embed_dim: int = _count(256)
+    projection_class_embeddings_input_dim: int = _count(768)
     layers_per_block: tuple[int, ...] = _size(2)
     cross_attention_dim: tuple[int, ...] = _size(1024)
     transformer_layers_per_block: tuple[int | tuple[int, ...], ...] = field(default=1, converter=_tuple)
     num_attention_heads: tuple[int, ...] = _size((5, 10, 20, 20))
-    num_frames: int = _size(25)
+    num_frames: int = _count(25)
     sample_size: int = 96
 
     def __attrs_post_init__(self) -> None:
@@ -119,6 +124,8 @@ class UNetConfig:
         for width, heads in zip(self.block_out_channels, self.num_attention_heads, strict=True):
             if width % 32 or width % heads:
                 raise ValueError(f"{width} channels are not divisible by 32 groups and {heads} heads")
+        for level in range(levels):
+            self.depths(level, up=self.up_attends(levels - 1 - level))
 
     def down_attends(self, i: int) -> bool:
         """Whether the i-th block going down has transformers."""
@@ -142,17 +149,19 @@ class UNetConfig:
 class VAEConfig:
     """`vae/config.json`; the defaults are those of `AutoencoderKLTemporalDecoder`."""
 
-    in_channels: int = _size(3)
-    out_channels: int = _size(3)
+    in_channels: int = _count(3)
+    out_channels: int = _count(3)
     down_block_types: tuple[str, ...] = field(default=("DownEncoderBlock2D",), converter=_tuple)
     block_out_channels: tuple[int, ...] = _size((64,))
-    layers_per_block: int = _size(1)
-    latent_channels: int = _size(4)
+    layers_per_block: int = _count(1)
+    latent_channels: int = _count(4)
     sample_size: int = 32
-    scaling_factor: float = 0.18215
+    scaling_factor: float = field(default=0.18215, converter=float)
     force_upcast: bool = True
 
     def __attrs_post_init__(self) -> None:
+        if not 0 < self.scaling_factor < math.inf:
+            raise ValueError(f"scaling_factor is {self.scaling_factor}, expected a positive number")
         if set(self.down_block_types) != {"DownEncoderBlock2D"}:
             raise ValueError(f"down_block_types {self.down_block_types}, expected DownEncoderBlock2D only")
         if len(self.down_block_types) != len(self.block_out_channels):
@@ -170,17 +179,19 @@ class CLIPVisionConfig:
 
     strict_keys = False  # these files carry dozens of settings of training and of text generation
 
-    hidden_size: int = _size(768)
-    intermediate_size: int = _size(3072)
-    projection_dim: int = _size(512)
-    num_hidden_layers: int = _size(12)
-    num_attention_heads: int = _size(12)
-    num_channels: int = _size(3)
-    image_size: int = _size(224)
-    patch_size: int = _size(32)
+    hidden_size: int = _count(768)
+    intermediate_size: int = _count(3072)
+    projection_dim: int = _count(512)
+    num_hidden_layers: int = _count(12)
+    num_attention_heads: int = _count(12)
+    num_channels: int = _count(3)
+    image_size: int = _count(224)
+    patch_size: int = _count(32)
     hidden_act: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
+    layer_norm_eps: float = field(default=1e-5, converter=float)
 
     def __attrs_post_init__(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is not divisible by {self.num_attention_heads} heads")
         if self.hidden_act not in ("gelu", "quick_gelu"):
             raise ValueError(f"hidden_act is {self.hidden_act!r}, expected gelu or quick_gelu")

@@ -13,7 +13,7 @@ from .errors import InputError
 from .interfaces import Scheduler
 from .output import StableVideoDiffusionPipelineOutput
 from .pipeline import StableVideoDiffusionPipeline
-from .preprocess import ImageInput
+from .preprocess import ImageInput, load_images
 
 DEFAULT_MODEL = "stabilityai/stable-video-diffusion-img2vid-xt"
 
@@ -60,6 +60,7 @@ def generate(
             raise InputError("Both seed and generator are given; pass one of them.")
         call["generator"] = seed
     call.pop("return_dict", None)
+    image = load_images(image)  # loading the model may take minutes, and be for nothing
     start = time.perf_counter()
     pipe = StableVideoDiffusionPipeline.from_pretrained(
         model,

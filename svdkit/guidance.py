@@ -19,6 +19,6 @@ def guidance_scales(first: float, last: float, frames: int) -> npt.NDArray[np.fl
         InputError: a scale is not a finite number.
     """
     for name, value in (("min_guidance_scale", first), ("max_guidance_scale", last)):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
             raise InputError(f"{name} is {value!r}, expected a finite number; 1.0 and 3.0 are usual.")
     return np.linspace(first, last, frames)

@@ -44,7 +44,7 @@ class Report:
         """Raise `WeightsError` naming everything that does not fit, all at once."""
         unexpected = sorted(set(keys) - self.used.keys())
         problems = [
-            f"{title}: {', '.join(names[:12])}{f' and {len(names) - 12} more' if len(names) > 12 else ''}"
+            f"{title}: {', '.join(names)}"
             for title, names in (
                 (f"{len(self.missing)} missing", self.missing),
                 (f"{len(self.misshaped)} of the wrong shape", self.misshaped),

@@ -251,22 +251,14 @@ class SchedulerConfig:
         if self.trained_betas is not None:
             betas = np.asarray(self.trained_betas, np.float32)
         elif self.beta_schedule == "linear":
-            betas = _linspace(self.beta_start, self.beta_end, count)
+            betas = np.linspace(self.beta_start, self.beta_end, count).astype(np.float32)
         elif self.beta_schedule == "scaled_linear":
-            betas = _linspace(self.beta_start**0.5, self.beta_end**0.5, count) ** 2
+            betas = np.linspace(self.beta_start**0.5, self.beta_end**0.5, count).astype(np.float32) ** 2
         else:
             bars = np.cos((np.linspace(0, 1, count + 1) + 0.008) / 1.008 * math.pi / 2) ** 2
             betas = np.minimum(1 - bars[1:] / bars[:-1], 0.999).astype(np.float32)
         alphas = np.cumprod((one - betas).astype(np.float64)).astype(np.float32)
         return np.asarray(((one - alphas) / alphas) ** np.float32(0.5))
-
-
-def _linspace(start: float, end: float, count: int) -> npt.NDArray[np.float32]:
-    """As torch rounds it: from both ends towards the middle."""
-    first, last = np.float32(start), np.float32(end)
-    step = (last - first) / np.float32(count - 1)
-    i = np.arange(count, dtype=np.float32)
-    return np.where(i < count // 2, first + step * i, last - step * i[::-1])
 
 
 SVD = SchedulerConfig(use_karras_sigmas=True, sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX)

@@ -461,6 +461,15 @@ def test_a_checkpoint_that_does_not_end_at_zero(plain: Path, tmp_path: Path) -> 
     assert made.nfe == 3
 
 
+def test_a_schedule_of_the_callers_ends_where_the_call_says(plain: Path) -> None:
+    pipe = StableVideoDiffusionPipeline.from_pretrained(plain, backend="numpy")
+    pipe.sigma_schedule = lambda steps: [9.0, 1.0]
+    pipe.set_progress_bar_config(disable=True)
+    small = {"height": 16, "width": 16, "num_frames": 1, "output_type": "latent", "return_dict": True}
+    assert pipe(picture(), to_zero=False, **small).sigmas == (9.0, 1.0)
+    assert pipe(picture(), **small).sigmas == (9.0, 1.0, 0.0)
+
+
 @pytest.mark.parametrize(
     ("values", "error", "message"),
     [

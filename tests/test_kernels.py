@@ -560,6 +560,47 @@ def test_mindspore_in_pieces_equals_the_whole(
         assert max(pieces) > 1, "nothing was cut"
 
 
+ALIKE = [
+    ("conv2d", {"n": 1, "channels": 3, "out": 2}, {"size": (4, 6)}, {"size": (6, 4)}),
+    (
+        "conv2d",
+        {"n": 1, "channels": 3, "out": 2, "size": (5, 5), "stride": 2},
+        {"padding": (0, 1)},
+        {"padding": (1, 0)},
+    ),
+    (
+        "temporal_conv",
+        {"videos": 1, "channels": 3, "out": 2},
+        {"frames": 2, "size": (2, 3)},
+        {"frames": 3, "size": (2, 2)},
+    ),
+    ("group_norm", {"groups": 2, "width": 2, "size": (3, 3)}, {"videos": 2, "frames": 3}, {"videos": 3, "frames": 2}),
+    ("attention", {"n": 2, "queries": 6, "keys": 6}, {"heads": 2, "width": 6}, {"heads": 3, "width": 4}),
+    (
+        "temporal_attention",
+        {"videos": 1, "heads": 2, "width": 3},
+        {"frames": 2, "positions": 6},
+        {"frames": 3, "positions": 4},
+    ),
+    ("add_rows", {"frames": 1, "channels": 3}, {"runs": 2, "size": (3, 2)}, {"runs": 3, "size": (2, 2)}),
+    (
+        "upsample",
+        {"n": 1, "channels": 2},
+        {"size": (2, 6), "rows": 2, "columns": 6},
+        {"size": (6, 2), "rows": 6, "columns": 2},
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "common", "one", "other"), ALIKE)
+def test_shapes_of_one_size_are_told_apart(
+    backend: Backend, name: str, common: dict[str, Any], one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    """What a backend keeps for one shape must not be taken for another."""
+    for shape in (one, other, one):
+        assert measure(name, common | shape, backend, EXACT) <= KERNELS[name].tolerance
+
+
 def offset_error(k: Backend, x: Host, run: Callable[[Backend, Array], Array]) -> float:
     """Of a kernel on a given array, against float64."""
     return relative_error(k.numpy(run(k, k.array(x))), run(EXACT, EXACT.array(x)))

@@ -851,13 +851,14 @@ def plugin() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("plugin")
-def test_to_another_device(checkpoint: Callable[[str], Path]) -> None:
+def test_to_another_device(checkpoint: Callable[[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
     options = {"backend": "two-devices", "dtype": "float64", "scheduler": SpyScheduler()}
     pipe = StableVideoDiffusionPipeline.from_pretrained(checkpoint("plain"), **options)
     pipe.set_progress_bar_config(disable=True)
     assert pipe.to("here") is pipe
     moved = pipe.to("there")
     made, expected = run(moved, return_dict=True), run(pipe, return_dict=True)
+    assert capsys.readouterr() == ("", ""), "progress stays disabled"
     assert (expected.backend, expected.device, expected.dtype) == ("two-devices", "here", "float64")
     assert (made.backend, made.device, made.dtype) == ("two-devices", "there", "float64")
     assert moved.scheduler is pipe.scheduler

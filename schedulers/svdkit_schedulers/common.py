@@ -21,7 +21,8 @@ def slope(x: Array, x0: Array, sigma: float) -> Array:
 
 def euler(x: Array, x0: Array, sigma: float, end: float) -> Array:
     """From `sigma` to `end` as if x0 stayed the same: Euler's step, and the first-order exponential one too."""
-    return x + (x - x0) * ((end - sigma) / sigma)
+    # Not x + (x - x0) * (end / sigma - 1): at sigma 700 that would cost a step to 0 its last four digits in float32.
+    return x0 + (x - x0) * (end / sigma)
 
 
 def ancestral(sigma: float, end: float, eta: float) -> tuple[float, float]:

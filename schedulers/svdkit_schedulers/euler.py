@@ -15,7 +15,10 @@ from .common import ancestral, euler, non_negative
 
 @frozen
 class Euler:
-    """`x + (sigma' - sigma) * (x - x0) / sigma` (arXiv:2206.00364, algorithm 1 without its correction)."""
+    """`x + (sigma' - sigma) * (x - x0) / sigma`, which is `x0 + (x - x0) * sigma' / sigma`.
+
+    The probability-flow ODE by Euler's method (arXiv:2206.00364, algorithm 1 without its correction).
+    """
 
     def step(
         self, denoise: Denoiser, x: Array, i: int, sigmas: Sequence[float], history: Any, noise: Noise
