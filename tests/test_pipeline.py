@@ -255,12 +255,17 @@ def test_the_same_seed_gives_the_same_frames_in_a_new_process(
         "numpy.save(sys.argv[3], result.frames)"
     )
     picture().save(tmp_path / "photo.png")
-    arguments = [str(checkpoint("plain")), str(tmp_path / "photo.png"), str(tmp_path / "frames.npy")]
-    subprocess.run([sys.executable, "-c", program, *arguments], check=True, timeout=120)
+    frames = []
+    for i in range(2):
+        arguments = [str(checkpoint("plain")), str(tmp_path / "photo.png"), str(tmp_path / f"{i}.npy")]
+        subprocess.run([sys.executable, "-c", program, *arguments], check=True, timeout=120)
+        frames.append(np.load(tmp_path / f"{i}.npy"))
+    assert frames[0].dtype == np.float32
+    assert np.array_equal(frames[0], frames[1])
+    # Not to the last bit in this process: with other frameworks loaded, BLAS may split its sums elsewhere.
     options = {**SMALL, "seed": 7, "output_type": "np", "progress": False}
     here = generate(picture(), backend="numpy", model=checkpoint("plain"), **options).frames
-    assert here.dtype == np.float32
-    assert np.array_equal(np.load(tmp_path / "frames.npy"), here)
+    assert relative_error(here, frames[0]) < 1e-5
 
 
 # Latents, noise levels, scheduler
