@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from attrs import define
 
-from .backend import Array, Backend
+from .backend import Array, Backend, Host
 from .checkpoint import (
     FeatureExtractor,
     check_pipeline,
@@ -22,6 +20,7 @@ from .checkpoint import (
     load_scheduler_config,
     save_checkpoint,
 )
+from .denoiser import CONDITIONS, ConditionedDenoiser
 from .errors import InputError, NumericalError
 from .guidance import guidance_scales
 from .hub import resolve_model
@@ -37,7 +36,7 @@ from .schedules import read_sigmas
 from .sigmas import check_steps
 
 OUTPUT_TYPES = {"pil": "pil", "np": "np", "tensor": "tensor", "pt": "tensor", "latent": "latent"}
-CALLBACK_TENSORS = ("latents", "image_latents", "image_embeddings", "added_time_ids", "guidance_scale")
+CALLBACK_TENSORS = ("latents", *CONDITIONS)
 
 Callback = Callable[["StableVideoDiffusionPipeline", int, float, dict[str, Any]], Mapping[str, Any] | None]
 
@@ -282,20 +281,20 @@ class StableVideoDiffusionPipeline:
         timings: dict[str, float] = {}
         guided = bool((scales != 1).any())
         with self._stage("encode", 2 * videos, timings) as advance:
-            conditioning = self._encode(
-                pictures,
-                height,
-                width,
-                frames,
-                seeds,
-                noise_aug_strength,
-                num_videos_per_prompt,
-                guided,
-                advance,
-            )
-        ids = np.tile([fps - 1, motion_bucket_id, noise_aug_strength], ((1 + guided) * videos, 1))
-        conditioning.added_time_ids = ids
-        conditioning.guidance_scale = k.array(scales.reshape(1, -1, 1, 1, 1), k.state_dtype)
+            embeddings, image_latents = self._encode(pictures, height, width, seeds, noise_aug_strength, advance)
+
+        def batch(conditional: Host) -> Host:
+            return np.concatenate([0 * conditional, conditional]) if guided else conditional
+
+        denoise = ConditionedDenoiser(
+            unet=self.unet,
+            frames=frames,
+            guided=guided,
+            image_embeddings=k.array(batch(embeddings[:, None]), k.state_dtype),
+            image_latents=k.array(np.repeat(batch(image_latents[:, None]), frames, axis=1), k.state_dtype),
+            added_time_ids=np.tile([fps - 1, motion_bucket_id, noise_aug_strength], ((1 + guided) * videos, 1)),
+            guidance_scale=k.array(scales.reshape(1, -1, 1, 1, 1), k.state_dtype),
+        )
 
         def step_ended(step: int, sigma: float, x: Array) -> Array:
             if not k.all_finite(x):
@@ -304,7 +303,7 @@ class StableVideoDiffusionPipeline:
                     f"to {sigma:g}, in {k.dtype}. A wider dtype, such as float32, or other sigmas may help."
                 )
             if callback_on_step_end is not None:
-                tensors = {"latents": x, **vars_of(conditioning)}
+                tensors = {"latents": x, **denoise.conditions()}
                 given = {name: tensors[name] for name in handed}
                 replaced = callback_on_step_end(self, step, scalings(levels[step]).c_noise, given)
                 if replaced is None:
@@ -317,13 +316,13 @@ class StableVideoDiffusionPipeline:
                 if tuple(getattr(latents, "shape", ())) != tuple(x.shape):
                     raise InputError(f"The callback returned latents that are no array of shape {tuple(x.shape)}.")
                 x = latents
-                conditioning.replace({name: v for name, v in replaced.items() if name != "latents"})
+                denoise.replace({name: v for name, v in replaced.items() if name != "latents"})
             advance(1)
             return x
 
         with self._stage("denoise", len(levels) - 1, timings) as advance:
             result = sample(
-                lambda x, sigma: self._denoise(x, sigma, conditioning, guided),
+                denoise,
                 x * (levels[0] ** 2 + 1) ** 0.5,
                 sigmas=levels,
                 to_zero=False,  # the levels end where they are to end
@@ -391,20 +390,17 @@ class StableVideoDiffusionPipeline:
         pictures: Sequence[Picture],
         height: int,
         width: int,
-        frames: int,
         seeds: Sequence[int],
         noise_aug_strength: float,
-        videos_per_picture: int,
-        guided: bool,
         advance: Callable[[int], object],
-    ) -> _Conditioning:
-        """Embeddings and latents of the pictures, one of each a video."""
-        k, extractor = self.backend, self.feature_extractor
-        embeddings, image_latents = [], []
+    ) -> tuple[Host, Host]:
+        """Embeddings `(videos, channels)` and latents `(videos, channels, h, w)` of the pictures."""
+        extractor, size = self.feature_extractor, self.image_encoder.config.image_size
+        encoder, coder = self.image_encoder.backend, self.vae.backend
+        videos_per_picture = len(seeds) // len(pictures)
+        embeddings, latents = [], []
         for i, picture in enumerate(pictures):
-            size = self.image_encoder.config.image_size
             pixels = clip_pixels(picture, size, extractor.image_mean, extractor.image_std)
-            encoder = self.image_encoder.backend
             embedding = encoder.numpy(self.image_encoder(encoder.array(pixels[None])))
             embeddings += [embedding] * videos_per_picture
             advance(videos_per_picture)
@@ -412,33 +408,9 @@ class StableVideoDiffusionPipeline:
             clean = vae_pixels(picture, height, width)
             for seed in seeds[i * videos_per_picture : (i + 1) * videos_per_picture]:
                 noise = noise_aug_strength * normal(seed, Purpose.AUGMENTATION, clean.shape)
-                coder = self.vae.backend
-                image_latents.append(coder.numpy(self.vae.encode(coder.array((clean + noise)[None]))))
+                latents.append(coder.numpy(self.vae.encode(coder.array((clean + noise)[None]))))
                 advance(1)
-
-        def batch(parts: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-            conditional = np.concatenate(parts)[:, None]
-            return np.concatenate([0 * conditional, conditional]) if guided else conditional
-
-        return _Conditioning(
-            unet=self.unet,
-            frames=frames,
-            image_embeddings=k.array(batch(embeddings), k.state_dtype),
-            image_latents=k.array(np.repeat(batch(image_latents), frames, axis=1), k.state_dtype),
-        )
-
-    def _denoise(self, x: Array, sigma: float, conditioning: _Conditioning, guided: bool) -> Array:
-        """The preconditioned denoiser, with guidance: the expected clean latents."""
-        k = self.backend
-        s = scalings(sigma)
-        scaled = x * s.c_in
-        inputs = k.concat([k.concat([scaled, scaled], 0) if guided else scaled, conditioning.image_latents], 2)
-        output = self.unet(inputs, s.c_noise, conditioning.prepared())
-        if guided:
-            videos = x.shape[0]
-            unconditional, conditional = output[:videos], output[videos:]
-            output = unconditional + (conditional - unconditional) * conditioning.guidance_scale
-        return x * s.c_skip + output * s.c_out
+        return np.concatenate(embeddings), np.concatenate(latents)
 
     def _decode(self, latents: Array, chunk: int, kind: str, advance: Callable[[int], object]) -> Any:
         """Frames of each video, decoded in chunks that never straddle two videos."""
@@ -472,37 +444,6 @@ class StableVideoDiffusionPipeline:
         with tqdm(total=total, desc=name, **self._progress) as bar:
             yield bar.update
         timings[name] = time.perf_counter() - start
-
-
-@define
-class _Conditioning:
-    """What the denoiser is conditioned on, for all videos, the unconditional half first where there is guidance."""
-
-    unet: UNet
-    frames: int
-    image_embeddings: Array
-    image_latents: Array
-    added_time_ids: Any = None
-    guidance_scale: Any = None
-    _prepared: Any = None
-
-    def prepared(self) -> Any:
-        """What the UNet makes of it, once."""
-        if self._prepared is None:
-            self._prepared = self.unet.prepare(self.image_embeddings, self.added_time_ids, self.frames)
-        return self._prepared
-
-    def replace(self, tensors: Mapping[str, Any]) -> None:
-        """Other tensors from now on."""
-        for name, value in tensors.items():
-            setattr(self, name, value)
-        if tensors:
-            self._prepared = None
-
-
-def vars_of(conditioning: _Conditioning) -> dict[str, Any]:
-    """The tensors of a conditioning by name."""
-    return {name: getattr(conditioning, name) for name in CALLBACK_TENSORS if name != "latents"}
 
 
 def _check_number(name: str, value: Any, *, minimum: float, whole: bool = False) -> None:

@@ -58,8 +58,8 @@ CALL = {
     "noise_aug_strength": 0.02,
     "output_type": "np",
 }
-ORDER = 1e-6
-"""The same sums, in pieces of another size and so in another order; the worst measured is 0."""
+ORDER = 3e-6
+"""The same sums, of pieces of another size and so in another order: 4e-7 measured, and mostly 0."""
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,18 @@ def test_a_compiled_step_equals_an_eager_one(unet: UNet, graphs: list[Callable[.
 
     unet.enable_forward_chunking(2, dim=1)
     assert relative_error(step(seed=2, frames=4), more_frames) <= ORDER
-    assert len(graphs) == 2, "what was compiled still holds the whole layer"
+    assert len(graphs) == 2
+
+
+def test_what_is_compiled_is_compiled_again_when_chunking_changes(unet: UNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+    monkeypatch.setattr(cpu.MindSporeCPU, "compile", lambda _, function: (compiled.append(function), function)[1])
+    unet.enable_forward_chunking(2)
+    assert not compiled
+    unet.compile()
+    unet.enable_forward_chunking(1)
+    unet.disable_forward_chunking()
+    assert len(compiled) == 3
 
 
 def test_shapes_have_graphs_of_their_own(graphs: list[Callable[..., Any]]) -> None:
@@ -176,9 +187,15 @@ def test_nested_arguments_are_arguments(graphs: list[Callable[..., Any]]) -> Non
     assert len(graphs) == 1
     a, b, c = (k.array(np.full(3, value)) for value in (1.0, 2.0, 3.0))
     np.testing.assert_array_equal(k.numpy(compiled(a, (b, (c, c)))), 2 + 9)
-    other = k.compile(lambda x, rest: x + (rest[0][0] if isinstance(rest[0], tuple) else rest[0]))
-    np.testing.assert_array_equal(k.numpy(other(a, ((b,),))), 3)
-    np.testing.assert_array_equal(k.numpy(other(a, (c,))), 4)
+
+
+def test_nestings_have_graphs_of_their_own() -> None:
+    k = create("cpu")
+    compiled = k.compile(lambda pair, rest: pair[0] - rest[0] if len(rest) == 2 else pair[0] - pair[1] * rest[0])
+    a, b, c = (k.array(np.full(3, value)) for value in (1.0, 2.0, 4.0))
+    for _ in range(2):
+        np.testing.assert_array_equal(k.numpy(compiled((a,), (b, c))), 1 - 2)
+        np.testing.assert_array_equal(k.numpy(compiled((a, b), (c,))), 1 - 2 * 4)
 
 
 def test_a_graph_is_not_taken_for_another() -> None:
@@ -212,7 +229,7 @@ def test_a_batch_equals_one_by_one(pipeline: StableVideoDiffusionPipeline) -> No
     alone = [pipeline(image, **CALL, generator=seed)[0] for image, seed in zip(pictures, (5, 6), strict=True)]
     assert together.shape == (2, 3, 64, 72, 3)
     assert np.abs(alone[0] - alone[1]).max() > 0.1
-    np.testing.assert_allclose(together, np.stack(alone), atol=1e-5)
+    np.testing.assert_allclose(together, np.stack(alone), atol=1e-5)  # 0 measured
 
 
 def run(code: str, cwd: Path | None = None) -> str:
@@ -246,7 +263,7 @@ def test_the_reference_makes_the_same_frames(folder: Path, pipeline: StableVideo
     expected = load(folder, backend="numpy", dtype="float64")(picture(), **CALL, num_frames=frames, generator=0)
     result = pipeline(picture(), **CALL, num_frames=frames, generator=0)
     assert result.shape == expected.shape == (1, frames, 64, 72, 3)
-    np.testing.assert_allclose(result, expected, atol=1e-4)
+    np.testing.assert_allclose(result, expected, atol=5e-5)  # 6e-6 measured
 
 
 def test_index_tables_are_made_once(unet: UNet, monkeypatch: pytest.MonkeyPatch) -> None:

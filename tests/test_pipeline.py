@@ -19,7 +19,7 @@ from PIL import Image
 from reference import picture, relative_error
 
 import svdkit
-from svdkit.errors import InputError, NumericalError, OutputError
+from svdkit.errors import ImageError, InputError, NumericalError, OutputError
 from svdkit.generation import generate
 from svdkit.noise import Purpose, normal
 from svdkit.output import StableVideoDiffusionPipelineOutput
@@ -922,10 +922,16 @@ def test_generate_passes_everything_on(monkeypatch: pytest.MonkeyPatch) -> None:
         return Loaded()
 
     monkeypatch.setattr(StableVideoDiffusionPipeline, "from_pretrained", from_pretrained)
-    assert generate("image", model="model", seed=5, progress=False, **given, **call).frames == "frames"
+    assert generate(picture(), model="model", seed=5, progress=False, **given, **call).frames == "frames"
     assert seen["loading"] == {"model": "model", **given}
-    assert seen["call"] == {"image": "image", "generator": 5, "return_dict": True, **call}
+    assert [read.tobytes() for read in seen["call"].pop("image")] == [picture().tobytes()]
+    assert seen["call"] == {"generator": 5, "return_dict": True, **call}
     assert seen["progress"] == {"disable": True}
+
+
+def test_a_picture_is_read_before_the_model() -> None:
+    with pytest.raises(ImageError, match="does not exist"):
+        generate("missing.png", model="missing/model", backend="numpy", local_files_only=True)
 
 
 def test_a_seed_and_a_generator_conflict() -> None:
