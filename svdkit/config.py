@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from attrs import Attribute, field, fields, frozen, has, validators
+from attrs import Attribute, field, fields, frozen, has
 
 from .errors import CheckpointError
 
@@ -68,7 +68,14 @@ def _size(default: Any) -> Any:
 
 
 def _count(default: int) -> Any:
-    return field(default=default, validator=[validators.instance_of(int), _positive])
+    """One number, where `_size` also takes one a level."""
+    return field(default=default, validator=_one_positive)
+
+
+def _one_positive(instance: object, attribute: Attribute[Any], value: Any) -> None:
+    if isinstance(value, (list, tuple)):
+        raise ValueError(f"{attribute.name} is {value!r}, expected one positive whole number")
+    _positive(instance, attribute, value)
 
 
 @frozen

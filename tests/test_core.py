@@ -369,8 +369,8 @@ def test_values_for_all_levels_or_one_each() -> None:
 
 
 def test_a_level_with_too_few_depths() -> None:
-    with pytest.raises((ValueError, SvdkitError), match=r"transformer_layers_per_block has 1 depths for 2 layers"):
-        UNetConfig(transformer_layers_per_block=[[1], 1, 1, 1]).depths(0)
+    with pytest.raises((ValueError, SvdkitError), match=r"transformer_layers_per_block has 1 depths for 3 layers"):
+        UNetConfig(transformer_layers_per_block=[[1], 1, 1, 1])
 
 
 @pytest.mark.parametrize(

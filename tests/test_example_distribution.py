@@ -62,7 +62,8 @@ class Environment:
 
     def run(self, *command: object, status: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         """Runs a command with nothing of this process's Python in its environment."""
-        variables = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV", "SVDKIT"))}
+        ours = ("PYTHON", "PYTEST", "VIRTUAL_ENV", "SVDKIT")
+        variables = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
         variables |= {"PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "1000"}
         words = [str(word) for word in command]
         done = subprocess.run(

@@ -262,10 +262,6 @@ def test_the_same_seed_gives_the_same_frames_in_a_new_process(
         frames.append(np.load(tmp_path / f"{i}.npy"))
     assert frames[0].dtype == np.float32
     assert np.array_equal(frames[0], frames[1])
-    # Not to the last bit in this process: with other frameworks loaded, BLAS may split its sums elsewhere.
-    options = {**SMALL, "seed": 7, "output_type": "np", "progress": False}
-    here = generate(picture(), backend="numpy", model=checkpoint("plain"), **options).frames
-    assert relative_error(here, frames[0]) < 1e-5
 
 
 # Latents, noise levels, scheduler
