@@ -28,6 +28,8 @@ class DPMAdaptive:
         h_init: the first step in log sigma.
         pcoeff, icoeff, dcoeff: of the PID controller of the step.
         accept_safety: a step is taken again if it should have been shorter than this part of itself.
+        error_floor: added to the error, in units of the tolerance. Smaller errors are rounding in float32, by which no
+            two frameworks agree, and would choose the step by it; k-diffusion has 1e-8.
     """
 
     order: int = field(default=3, validator=validators.in_((2, 3)))
@@ -38,6 +40,7 @@ class DPMAdaptive:
     icoeff: float = non_negative(1.0)
     dcoeff: float = non_negative(0.0)
     accept_safety: float = non_negative(0.81)
+    error_floor: float = non_negative(1e-3)
 
     def levels(self, sigmas: Sequence[float]) -> list[float]:
         """The range of the noise levels, and the final 0 if they have one."""
@@ -61,7 +64,7 @@ class DPMAdaptive:
         while t < t_end - 1e-5:
             t_next = min(t_end, t + h)
             low, high = self._pair(denoise, x, t, t_next)
-            inverse = 1 / (self._error(low, high, previous) + 1e-8)
+            inverse = 1 / (self._error(low, high, previous) + self.error_floor)
             errors = [inverse, *errors[1:]] if errors else [inverse] * 3
             factor = 1 + math.atan(math.prod(e**g for e, g in zip(errors, gains, strict=True)) - 1)
             h *= factor
