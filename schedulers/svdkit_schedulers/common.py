@@ -10,6 +10,7 @@ import numpy as np
 from attrs import field, validators
 
 from svdkit.backend import Array
+from svdkit.interfaces import Noise
 
 _POINTS, _GAUSS = np.polynomial.legendre.leggauss(32)  # type: ignore[no-untyped-call]
 
@@ -32,6 +33,11 @@ def ancestral(sigma: float, end: float, eta: float) -> tuple[float, float]:
     """
     up = min(end, eta * end * math.sqrt(1 - (end / sigma) ** 2))
     return math.sqrt(max(end**2 - up**2, 0.0)), up
+
+
+def with_noise(x: Array, scale: float, noise: Noise, draw: int = 0) -> Array:
+    """`x` and noise of that scale; none is drawn if it is 0."""
+    return x + noise(draw) * scale if scale > 0 else x
 
 
 def lagrange_weights(

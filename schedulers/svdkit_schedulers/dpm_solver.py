@@ -14,7 +14,7 @@ from attrs import field, frozen, validators
 from svdkit.backend import Array
 from svdkit.interfaces import Denoiser, Noise
 
-from .common import ancestral, euler, non_negative
+from .common import ancestral, euler, non_negative, with_noise
 
 
 @frozen
@@ -57,7 +57,7 @@ class DPMpp2SAncestral:
             middle = math.sqrt(sigma * down)
             x0 = denoise(euler(x, x0, sigma, middle), middle)
         x = euler(x, x0, sigma, down)
-        return (x + noise(0) * (up * self.s_noise) if up > 0 else x), None
+        return with_noise(x, up * self.s_noise, noise), None
 
 
 @frozen
@@ -86,7 +86,7 @@ class DPMppSDE:
         def move(x0: Array, to: float, draw: int) -> Array:
             down, up = ancestral(sigma, to, self.eta)
             moved = euler(x, x0, sigma, down)
-            return moved + noise(draw) * (up * self.s_noise) if up > 0 else moved
+            return with_noise(moved, up * self.s_noise, noise, draw)
 
         middle = sigma * (end / sigma) ** self.r
         seen = denoise(move(x0, middle, 0), middle)

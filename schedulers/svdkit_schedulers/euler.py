@@ -10,7 +10,7 @@ from attrs import frozen
 from svdkit.backend import Array
 from svdkit.interfaces import Denoiser, Noise
 
-from .common import ancestral, euler, non_negative
+from .common import ancestral, euler, non_negative, with_noise
 
 
 @frozen
@@ -45,7 +45,7 @@ class EulerAncestral:
         """One evaluation, no history."""
         down, up = ancestral(sigmas[i], sigmas[i + 1], self.eta)
         x = euler(x, denoise(x, sigmas[i]), sigmas[i], down)
-        return (x + noise(0) * (up * self.s_noise) if up > 0 else x), None
+        return with_noise(x, up * self.s_noise, noise), None
 
 
 @frozen

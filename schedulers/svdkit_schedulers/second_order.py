@@ -11,7 +11,7 @@ from attrs import frozen
 from svdkit.backend import Array
 from svdkit.interfaces import Denoiser, Noise
 
-from .common import ancestral, euler, non_negative, slope
+from .common import ancestral, euler, non_negative, slope, with_noise
 
 
 def _heun(denoise: Denoiser, x: Array, sigma: float, end: float) -> Array:
@@ -100,4 +100,4 @@ class DPM2Ancestral:
         down, up = ancestral(sigma, sigmas[i + 1], self.eta)
         x0 = denoise(x, sigma)
         x = euler(x, x0, sigma, down) if down == 0 else _midpoint(denoise, x, x0, sigma, down)
-        return (x + noise(0) * (up * self.s_noise) if up > 0 else x), None
+        return with_noise(x, up * self.s_noise, noise), None
