@@ -28,6 +28,13 @@ Layer: TypeAlias = Callable[..., Any]
 Host: TypeAlias = npt.NDArray[Any]
 F = TypeVar("F", bound=Callable[..., Any])
 
+CAPABILITIES = {
+    "compile": "`compile` works; without it, `compile` raises an `InputError`",
+    "graph_capture": "what is compiled is launched as one graph, so that it costs nothing to launch many kernels",
+    "gradients": "results are differentiable, by the framework's own means, with respect to arrays and weights",
+}
+"""What a backend can declare beside its devices and dtypes."""
+
 
 class Backend(ABC):
     """Kernels of one framework on one device in one dtype. Instances are immutable.
@@ -45,6 +52,11 @@ class Backend(ABC):
     """Kinds of device, the default one first."""
     dtypes: ClassVar[tuple[str, ...]]
     """Dtypes, the default one first."""
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What this backend can do on its device besides running kernels, of `CAPABILITIES`."""
+        return frozenset()
 
     def __init__(self, device: str | None = None, dtype: str | None = None) -> None:
         self.device = device or self.devices[0]
