@@ -15,17 +15,21 @@ In float16 and bfloat16, sums over many elements (normalisation statistics, soft
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
+import numpy as np
 import numpy.typing as npt
+from attrs import frozen
 
 from .errors import InputError
+from .memory import Memory, host_memory
 
 Array: TypeAlias = Any  # whatever the framework calls a tensor: has .shape, .reshape and the operators + - * /
 Map: TypeAlias = Any  # feature maps in the backend's own layout; of two equal shapes, `+` adds them
 Layer: TypeAlias = Callable[..., Any]
 Host: TypeAlias = npt.NDArray[Any]
+Shape: TypeAlias = tuple[int, ...]
 F = TypeVar("F", bound=Callable[..., Any])
 
 CAPABILITIES = {
@@ -34,6 +38,32 @@ CAPABILITIES = {
     "gradients": "results are differentiable, by the framework's own means, with respect to arrays and weights",
 }
 """What a backend can declare beside its devices and dtypes."""
+
+
+def mix_share(factor: Host, flip: bool) -> float:
+    """The share of a mixture's first branch: `sigmoid(factor)`, or `1 - sigmoid(factor)` if flipped, in float64."""
+    return float(1 / (1 + np.exp(np.float64(factor[0]) * (1 if flip else -1))))
+
+
+def itemsize(dtype: str) -> int:
+    """Bytes of one element of a float dtype."""
+    return {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}[dtype]
+
+
+@frozen
+class Call:
+    """One call of a kernel, as `Backend.scratch` is told of it. Maps are `(N, C, H, W)` here, whatever their layout."""
+
+    kernel: str
+    """The method's name; `"slice"` and `"arithmetic"` are those of arrays."""
+    inputs: tuple[Shape, ...]
+    output: Shape
+    weight: Shape
+    """Of the layer, if it is one."""
+    options: Mapping[str, int]
+    """`heads`, `frames`, `stride`, `padding` (before and after together), `silu`, where the kernel has them."""
+    itemsize: int
+    """Bytes of one element."""
 
 
 class Backend(ABC):
@@ -77,6 +107,27 @@ class Backend(ABC):
     def state_dtype(self) -> str:
         """Dtype of the sampling state: float32 at least, whatever the model computes in."""
         return "float64" if self.dtype == "float64" else "float32"
+
+    # Memory
+
+    views: ClassVar[frozenset[str]] = frozenset()
+    """Kernels whose result is a view of their argument, so that it needs no memory of its own."""
+
+    def scratch(self, call: Call) -> int:
+        """Bytes that a kernel holds at its peak beside its arguments and its result: none, if not declared."""
+        return 0
+
+    def kept(self, call: Call) -> Iterable[tuple[Hashable, int]]:
+        """Tables that a call leaves for later calls of its shapes: key and bytes of each."""
+        return ()
+
+    def memory(self) -> Memory:
+        """What memory the device has; the host's, if not overridden."""
+        return host_memory()
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """Whether an error that a kernel raised says that there is no memory left."""
+        return isinstance(error, MemoryError)
 
     # Arrays
 

@@ -1,6 +1,6 @@
 """How far svdkit is from diffusers, measured over whole tensors on every configuration.
 
-python tests/parity.py                       # the table, on NumPy and on MindSpore
+python tests/parity.py                       # the table, on every backend
 python tests/parity.py --backend numpy deep  # some of it
 """
 
@@ -115,14 +115,14 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("configurations", nargs="*", default=list(CONFIGURATIONS))
-    parser.add_argument("--backend", action="append", choices=["numpy", "mindspore"])
+    parser.add_argument("--backend", action="append", choices=["numpy", "mindspore", "torch"])
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     with TemporaryDirectory() as folder:
         print(
             table(
                 options.configurations,
-                options.backend or ["numpy", "mindspore"],
+                options.backend or ["numpy", "mindspore", "torch"],
                 lambda name: save_checkpoint(name, Path(folder, name)),
             )
         )

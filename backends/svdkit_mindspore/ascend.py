@@ -22,7 +22,7 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import mint, ops
 
-from svdkit.backend import Array, Host, Layer, Map
+from svdkit.backend import Array, Host, Layer, Map, mix_share
 from svdkit.errors import InputError
 
 from .base import MindSporeBackend, constant
@@ -122,7 +122,7 @@ class MindSporeAscend(MindSporeBackend):
         return lambda x: self.cast(mint.nn.functional.layer_norm(self.cast(x, "float32"), shape, scale, shift, eps))
 
     def mix(self, factor: Host, flip: bool) -> Layer:
-        share = self._share(factor, flip)
+        share = mix_share(factor, flip)
         return lambda a, b: self.cast(share * self.cast(a, "float32") + (1 - share) * self.cast(b, "float32"))
 
     def silu(self, x: Array) -> Array:

@@ -11,7 +11,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import ops
 
-from svdkit.backend import Array, Backend, F, Host
+from svdkit.backend import Array, Backend, F, Host, mix_share
 
 
 def constant(values: Host, dtype: str) -> Array:
@@ -75,9 +75,6 @@ class MindSporeBackend(Backend):
 
         return cast(F, compiled)
 
-    def _share(self, factor: Host, flip: bool) -> float:
-        return float(1 / (1 + np.exp(np.float64(factor[0]) * (1 if flip else -1))))
-
     def silu(self, x: Array) -> Array:
         return ops.silu(x)
 
@@ -89,7 +86,7 @@ class MindSporeBackend(Backend):
         return x.reshape(videos, a, b, channels).transpose(0, 2, 1, 3).reshape(videos * b, a, channels)
 
     def mix(self, factor: Host, flip: bool) -> Any:
-        share = self._share(factor, flip)
+        share = mix_share(factor, flip)
         return lambda a, b: b + (a - b) * share
 
 

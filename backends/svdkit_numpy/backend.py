@@ -7,7 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import erf, expit
 
-from svdkit.backend import Array, Backend, Host, Layer, Map
+from svdkit.backend import Array, Backend, Call, Host, Layer, Map, mix_share
+
+from . import memory
+
+SCORE_ELEMENTS = 2**24
+"""A block of attention scores, which there are three of at a time: 64 MB in float32."""
 
 
 class NumpyBackend(Backend):
@@ -16,6 +21,10 @@ class NumpyBackend(Backend):
     name = "numpy"
     devices = ("cpu",)
     dtypes = ("float32", "float64")
+    views = memory.VIEWS
+
+    def scratch(self, call: Call) -> int:
+        return memory.scratch(call, SCORE_ELEMENTS) * call.itemsize
 
     def array(self, values: Host, dtype: str | None = None) -> Array:
         return np.ascontiguousarray(values, dtype or self.dtype)
@@ -113,7 +122,7 @@ class NumpyBackend(Backend):
         return apply
 
     def mix(self, factor: Host, flip: bool) -> Layer:
-        share = float(expit(np.float64(-factor[0] if flip else factor[0])))
+        share = mix_share(factor, flip)
         return lambda a, b: share * a + (1 - share) * b
 
     def silu(self, x: Array) -> Array:
@@ -131,7 +140,7 @@ class NumpyBackend(Backend):
 
         q, k, v = split(q) * (q.shape[-1] // heads) ** -0.5, split(k), split(v)
         out = np.empty_like(q)
-        rows = max(1, 2**24 // k.shape[2])  # a block of the score matrix stays below some 128 MB
+        rows = max(1, SCORE_ELEMENTS // k.shape[2])
         for n, head in np.ndindex(q.shape[:2]):
             for start in range(0, q.shape[2], rows):
                 block = np.s_[n, head, start : start + rows]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..backend import Array, Backend, Map
 from ..config import VAEConfig
 from ..params import Params
@@ -112,6 +114,15 @@ class VAE:
         self.encoder = Encoder(config, p / "encoder")
         self.quant_conv = p.conv2d("quant_conv", 2 * config.latent_channels, 2 * config.latent_channels, 1)
         self.decoder = TemporalDecoder(config, p / "decoder")
+        self._decode: Any = self._decode_frames
+
+    def compile(self) -> None:
+        """Compile decoding with the backend's compiler.
+
+        Raises:
+            InputError: the backend has none.
+        """
+        self._decode = self.backend.compile(self._decode_frames)
 
     def encode(self, images: Array) -> Array:
         """The mode of the posterior, not scaled.
@@ -136,5 +147,8 @@ class VAE:
             `(F, 3, h * scale_factor, w * scale_factor)`, about in [-1, 1], in the dtype of the sampling state.
         """
         k = self.backend
-        frames = k.from_map(self.decoder(k.to_map(k.cast(latents)), latents.shape[0]))
-        return k.cast(frames, k.state_dtype)
+        return k.cast(self._decode(k.cast(latents)), k.state_dtype)
+
+    def _decode_frames(self, latents: Array) -> Array:
+        k = self.backend
+        return k.from_map(self.decoder(k.to_map(latents), latents.shape[0]))

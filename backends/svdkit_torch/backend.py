@@ -1,0 +1,236 @@
+"""The kernels in torch. Maps are `(N, H, W, C)`, what torch calls channels last, so tokens and frames are views.
+
+A weight that arrives as a torch tensor, and not as a NumPy array, is being trained: it is used as it is, and
+gradients flow to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from svdkit.backend import Array, Backend, Host, Layer, Map, mix_share
+from svdkit.backend import F as Function
+from svdkit.errors import InputError
+
+from . import packed
+from .devices import KINDS, default_dtype, find_device
+
+SCORE_ELEMENTS = 2**26
+"""Attention scores held at a time where torch has no kernel that needs none."""
+
+
+class TorchBackend(Backend):
+    """torch on a CPU, on NVIDIA (`cuda`) and Apple (`mps`) GPUs, and on Ascend through torch_npu (`npu`)."""
+
+    name = "torch"
+    devices = KINDS
+    dtypes = ("float32", "bfloat16", "float16", "float64")
+
+    def __init__(self, device: str | None = None, dtype: str | None = None) -> None:
+        self._device = find_device(device)
+        super().__init__(str(self._device), dtype or default_dtype(self._device))
+        if (self._device.type, self.dtype) == ("mps", "float64"):
+            raise InputError("Apple GPUs have no float64; choose float32, bfloat16 or float16.")
+        self._dtype: torch.dtype = getattr(torch, self.dtype)
+        self._packs = self._device.type == "cpu" and packed.available(self._dtype)
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """`graph_capture` is CUDA graphs."""
+        return frozenset({"compile", "gradients"} | ({"graph_capture"} if self._device.type == "cuda" else set()))
+
+    # Arrays
+
+    def array(self, values: Host, dtype: str | None = None) -> Array:
+        return _tensor(values, copy=True).to(self._device, getattr(torch, dtype or self.dtype))
+
+    def numpy(self, x: Array) -> Host:
+        x = x.detach()
+        return cast(Host, (x if x.dtype.itemsize > 2 else x.float()).cpu().numpy())
+
+    def cast(self, x: Array, dtype: str | None = None) -> Array:
+        # From another device too: components of one pipeline may be on several.
+        return x.to(self._device, getattr(torch, dtype or self.dtype))
+
+    def concat(self, arrays: Sequence[Array], axis: int) -> Array:
+        return torch.cat(list(arrays), axis)
+
+    def all_finite(self, x: Array) -> bool:
+        return bool(x.isfinite().all())
+
+    def compile(self, function: Function) -> Function:
+        # CUDA graphs hand out the same memory for every result, so each is copied.
+        graphs = "graph_capture" in self.capabilities
+        compiled = torch.compile(
+            function, fullgraph=True, dynamic=False, mode="reduce-overhead" if graphs else "default"
+        )
+
+        def run(*args: Any) -> Array:
+            try:
+                # Each size of video is compiled once; torch would give up after eight.
+                with torch._dynamo.config.patch(recompile_limit=256):
+                    result = compiled(*args)
+            except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
+                reason = str(error).strip().splitlines()[0]
+                raise InputError(f"torch cannot compile here: {reason} Leave `compile=False`.") from error
+            return result.clone() if graphs else result
+
+        return cast(Function, run)
+
+    # Feature maps
+
+    def to_map(self, x: Array) -> Map:
+        return x.permute(0, 2, 3, 1).contiguous()
+
+    def from_map(self, x: Map) -> Array:
+        return x.permute(0, 3, 1, 2).contiguous()
+
+    def tokens(self, x: Map) -> Array:
+        return x.flatten(1, 2)
+
+    def from_tokens(self, x: Array, height: int, width: int) -> Map:
+        return x.unflatten(1, (height, width))
+
+    def size(self, x: Map) -> tuple[int, int]:
+        return x.shape[1], x.shape[2]
+
+    def concat_channels(self, a: Map, b: Map) -> Map:
+        return torch.cat([a, b], -1)
+
+    def upsample(self, x: Map, height: int, width: int) -> Map:
+        return F.interpolate(x.permute(0, 3, 1, 2), size=(height, width), mode="nearest").permute(0, 2, 3, 1)
+
+    # Layers
+
+    def conv2d(self, weight: Host, bias: Host | None, stride: int = 1, padding: tuple[int, int] = (1, 1)) -> Layer:
+        before, after = padding
+        if weight.shape[2] == stride == 1 and before == after == 0:
+            return self.linear(weight[:, :, 0, 0], bias)
+        if before == after:
+            return self._conv2d(weight, bias, stride, (before, before))
+        conv = self._conv2d(weight, bias, stride, (0, 0))
+        return lambda x: conv(F.pad(x, (0, 0, before, after, before, after)))
+
+    def temporal_conv(self, weight: Host, bias: Host) -> Layer:
+        # Frames by positions are an image too, so this is a 2D convolution of a view: 525 GFLOP/s, nothing copied.
+        conv = self._conv2d(weight[..., 0], bias, 1, (weight.shape[2] // 2, 0))
+        return lambda x, frames: conv(x.reshape(-1, frames, x.shape[1] * x.shape[2], x.shape[3])).reshape(
+            *x.shape[:3], weight.shape[0]
+        )
+
+    def _conv2d(self, weight: Host, bias: Host | None, stride: int, padding: tuple[int, int]) -> Layer:
+        out, kernel, b = weight.shape[0], weight.shape[2:], self._weight(bias)
+        convolve: Layer
+        if self._packs and not isinstance(weight, Tensor):
+            convolve, w = packed.conv2d, self._weight(weight, lambda w: packed.pack_conv2d(w, stride, padding))
+            options: tuple[Any, ...] = out, kernel, stride, padding
+        else:
+            convolve, w = F.conv2d, self._weight(weight, lambda w: w.contiguous(memory_format=torch.channels_last))
+            options = stride, padding
+        return lambda x: convolve(x.permute(0, 3, 1, 2), w(), b(), *options).permute(0, 2, 3, 1)
+
+    def linear(self, weight: Host, bias: Host | None) -> Layer:
+        b = self._weight(bias)
+        if self._packs and not isinstance(weight, Tensor):
+            w, out = self._weight(weight, packed.pack_linear), weight.shape[0]
+            return lambda x: packed.linear(x, w(), b(), out)
+        v = self._weight(weight)
+        return lambda x: F.linear(x, v(), b())
+
+    def group_norm(self, weight: Host, bias: Host, groups: int, eps: float, silu: bool) -> Layer:
+        w, b = self._weight(weight), self._weight(bias)
+
+        def apply(x: Map, frames: int = 1) -> Map:
+            # A video's frames one below another are one tall image, whose statistics are theirs together.
+            tall = x.reshape(x.shape[0] // frames, -1, *x.shape[2:]).permute(0, 3, 1, 2)
+            y = torch.group_norm(tall, groups, w(), b(), eps).permute(0, 2, 3, 1).reshape(x.shape)
+            return F.silu(y) if silu else y
+
+        return apply
+
+    def layer_norm(self, weight: Host, bias: Host, eps: float) -> Layer:
+        w, b = self._weight(weight), self._weight(bias)
+        return lambda x: F.layer_norm(x, weight.shape, w(), b(), eps)
+
+    def mix(self, factor: Host, flip: bool) -> Layer:
+        if isinstance(factor, Tensor):
+            return lambda a, b: torch.lerp(b, a, torch.sigmoid(-factor if flip else factor).to(a.dtype))
+        share = mix_share(factor, flip)
+        return lambda a, b: torch.lerp(b, a, share)
+
+    def geglu(self, weight: Host, bias: Host) -> Layer:
+        wide = self.linear(weight, bias)
+
+        def apply(x: Array) -> Array:
+            value, gate = wide(x).chunk(2, -1)
+            return value * F.gelu(gate)
+
+        return apply
+
+    # Functions
+
+    def silu(self, x: Array) -> Array:
+        return F.silu(x)
+
+    def gelu(self, x: Array) -> Array:
+        return F.gelu(x)
+
+    def quick_gelu(self, x: Array) -> Array:
+        return x * torch.sigmoid(1.702 * x)
+
+    def attention(self, q: Array, k: Array, v: Array, heads: int) -> Array:
+        q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+        rows = q.shape[2]
+        if self._device.type not in ("cpu", "cuda"):
+            rows = max(1, SCORE_ELEMENTS // (q.shape[0] * heads * k.shape[2]))
+        blocks = [F.scaled_dot_product_attention(block, k, v) for block in q.split(rows, 2)]
+        return (blocks[0] if len(blocks) == 1 else torch.cat(blocks, 2)).transpose(1, 2).flatten(2)
+
+    def temporal_attention(self, q: Array, k: Array, v: Array, heads: int, frames: int) -> Array:
+        if frames == 1:  # softmax over a single key is 1
+            return v
+        length, channels = q.shape[1:]
+        # (videos, positions * heads, frames, channels of a head), as views
+        q, k, v = (x.reshape(-1, frames, length * heads, channels // heads).transpose(1, 2) for x in (q, k, v))
+        attend = _tiny_attention if self._device.type == "cpu" else F.scaled_dot_product_attention
+        return attend(q, k, v).transpose(1, 2).reshape(-1, length, channels)
+
+    def swap_axes(self, x: Array, videos: int) -> Array:
+        return x.unflatten(0, (videos, -1)).transpose(1, 2).flatten(0, 1)
+
+    def add_rows(self, x: Array | Map, rows: Array) -> Array | Map:
+        return (x.reshape(rows.shape[0], -1, rows.shape[1]) + rows[:, None]).reshape(x.shape)
+
+    # Weights
+
+    def _weight(self, values: Any, arrange: Callable[[Tensor], Tensor] = lambda w: w) -> Callable[[], Any]:
+        """A weight as a layer asks for it: arranged once, or, if it is being trained, whenever it is asked for."""
+        if isinstance(values, Tensor):
+            return lambda: arrange(values.to(self._device, self._dtype))
+        fixed = None if values is None else arrange(_tensor(values).to(self._device, self._dtype))
+        return lambda: fixed
+
+
+def _tensor(values: Host, copy: bool = False) -> Tensor:
+    """A tensor of the array's memory, if it may be written to, or of a copy."""
+    values = np.array(values) if copy or not values.flags.writeable else np.ascontiguousarray(values)
+    if values.dtype.name == "bfloat16":  # NumPy has it by ml_dtypes only, which torch does not know
+        return torch.from_numpy(values.view(np.uint16)).view(torch.bfloat16)
+    return torch.from_numpy(values)
+
+
+def _tiny_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of many short sequences `(V, B, F, D)` on a CPU, whose flash kernel takes three times as long.
+
+    Frame strides stay as they are: a batched product reads them in place, while torch would copy four axes.
+    """
+    dtype, scale = q.dtype, q.shape[-1] ** -0.5
+    q, k, v = (x if dtype.itemsize > 2 else x.float() for x in (q, k, v))
+    videos = [torch.bmm(torch.softmax(torch.bmm(a * scale, b.mT), -1), c) for a, b, c in zip(q, k, v, strict=True)]
+    return torch.stack(videos).to(dtype)
