@@ -8,15 +8,17 @@ shuffled and padded by gathering them with index tables, which are made once for
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import cache
 
 import mindspore as ms
 import numpy as np
 import numpy.typing as npt
 from mindspore import Parameter, ops
 
-from svdkit.backend import Array, Host, Layer, Map
+from svdkit.backend import Array, Call, Host, Layer, Map
 
+from . import memory
 from .base import MindSporeBackend, constant
 
 PATCH_ELEMENTS = 2**25
@@ -43,6 +45,8 @@ class MindSporeCPU(MindSporeBackend):
 
     devices = ("cpu",)
     dtypes = ("float32",)  # no kernels for bfloat16; in float16 convolution and norms are slower than in float32
+    views = memory.VIEWS
+    pooled = True
 
     def __init__(self, device: str | None = None, dtype: str | None = None) -> None:
         super().__init__(device, dtype)
@@ -51,6 +55,12 @@ class MindSporeCPU(MindSporeBackend):
         # Asynchronous launch keeps a core spinning and halves the speed of matrix products on two. The setting is
         # the process's, and MindSpore heeds it only before its first operator: it is made here and left so.
         ms.runtime.launch_blocking()
+
+    def scratch(self, call: Call) -> Sequence[int]:
+        return [call.itemsize * n for n in memory.scratch(call, PATCH_ELEMENTS, SCORE_ELEMENTS)]
+
+    def kept(self, call: Call) -> Iterable[tuple[Hashable, int]]:
+        return memory.tables(call)
 
     def to_map(self, x: Array) -> Map:
         return x.transpose(0, 2, 3, 1)

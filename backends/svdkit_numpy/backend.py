@@ -23,8 +23,8 @@ class NumpyBackend(Backend):
     dtypes = ("float32", "float64")
     views = memory.VIEWS
 
-    def scratch(self, call: Call) -> int:
-        return memory.scratch(call, SCORE_ELEMENTS) * call.itemsize
+    def scratch(self, call: Call) -> Sequence[int]:
+        return [memory.scratch(call, SCORE_ELEMENTS) * call.itemsize]
 
     def array(self, values: Host, dtype: str | None = None) -> Array:
         return np.ascontiguousarray(values, dtype or self.dtype)

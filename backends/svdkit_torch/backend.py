@@ -145,11 +145,12 @@ class TorchBackend(Backend):
 
     def group_norm(self, weight: Host, bias: Host, groups: int, eps: float, silu: bool) -> Layer:
         w, b = self._weight(weight), self._weight(bias)
+        exact = self._device.type == "cpu" and self._dtype.itemsize > 2
 
         def apply(x: Map, frames: int = 1) -> Map:
-            # A video's frames one below another are one tall image, whose statistics are theirs together.
-            tall = x.reshape(x.shape[0] // frames, -1, *x.shape[2:]).permute(0, 3, 1, 2)
-            y = torch.group_norm(tall, groups, w(), b(), eps).permute(0, 2, 3, 1).reshape(x.shape)
+            rows = x.reshape(x.shape[0] // frames, -1, x.shape[3])  # all positions of all frames of a video
+            normalise = _group_norm if exact else _native_group_norm
+            y = normalise(rows, groups, w(), b(), eps).reshape(x.shape)
             return F.silu(y) if silu else y
 
         return apply
@@ -223,6 +224,27 @@ def _tensor(values: Host, copy: bool = False) -> Tensor:
     if values.dtype.name == "bfloat16":  # NumPy has it by ml_dtypes only, which torch does not know
         return torch.from_numpy(values.view(np.uint16)).view(torch.bfloat16)
     return torch.from_numpy(values)
+
+
+def _native_group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Torch's own, of rows `(V, P, C)`, as channels-last maps one position wide."""
+    return torch.group_norm(x[:, :, None].permute(0, 3, 1, 2), groups, weight, bias, eps).permute(0, 2, 3, 1)
+
+
+def _group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """To float32's digits on a CPU, of rows `(V, P, C)`.
+
+    There torch's own sums channels-last maps and their squares one after another: it is off by 2e-5 on the VAE's maps,
+    and by 1e-3 to 3e-2 where the mean is 100 times the spread. This takes twice as long, 2 % of a decode.
+    """
+
+    def mean(x: Tensor) -> Tensor:
+        """Over positions, pairwise, then over the channels of a group: `(V, 1, C)`."""
+        groupwise = x.mean(1).reshape(x.shape[0], groups, -1)
+        return groupwise.mean(2, keepdim=True).expand_as(groupwise).flatten(1)[:, None]
+
+    centred = x - mean(x)
+    return torch.addcmul(bias, centred, torch.rsqrt(mean(centred * centred) + eps) * weight)
 
 
 def _tiny_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

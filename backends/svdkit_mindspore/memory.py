@@ -1,0 +1,73 @@
+"""What the CPU kernels hold beside their arguments and results, and the tables that they keep.
+
+Found by watching a process's memory while single kernels ran. MindSpore copies an argument that is a view, of
+another shape or order than its memory has, for as long as the operator runs: this is the largest part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from math import prod
+
+from svdkit.backend import Call
+
+VIEWS = frozenset({"to_map", "from_map", "tokens", "from_tokens", "slice"})
+RESHAPED = {"view", "conv2d", "temporal_conv", "linear", "layer_norm", "attention", "temporal_attention", "upsample"}
+"""Kernels whose result is a view, of memory of its own: their last act is a reshape."""
+
+
+def scratch(call: Call, patch_elements: int, score_elements: int) -> list[int]:
+    """Elements of each buffer of a kernel; the others bound the blocks of patches and of attention scores."""
+    size, out = prod(call.inputs[0]), prod(call.output)
+    copies = [prod(shape) * (made in RESHAPED) for shape, made in zip(call.inputs, call.origins, strict=True)]
+    match call.kernel:
+        case "conv2d" | "temporal_conv" if prod(call.weight[2:]) > 1:
+            patches = prod(call.weight[1:]) * out // call.weight[0]
+            block = min(patches, patch_elements)
+            # The rows with a zero row, patches and, as they are reshaped, a copy of them; the results of blocks.
+            return [size, block, block, *([out] if patches > block else [])]
+        case "conv2d" | "linear":
+            return [size, out]
+        case "attention" | "temporal_attention":
+            frames, heads = call.options.get("frames", 1), call.options["heads"]
+            keys = frames if frames > 1 else call.inputs[1][1]
+            scores = prod(call.inputs[0][:2]) * heads * keys
+            block = min(scores, score_elements)
+            pieces = [out] if scores > block else []
+            return [*map(prod, call.inputs), size, block, block, *pieces]
+        case "group_norm":
+            return [out] * (4 if call.options["silu"] else 3)
+        case "add_rows":
+            return [*copies[:1], out, out]
+        case "mix":
+            return [*copies, out]
+        case "gelu":
+            return [*copies, out, out, out]
+        case "silu" | "quick_gelu":
+            return [*copies, out]
+        case "layer_norm" | "upsample":
+            return [size]
+    return copies
+
+
+def tables(call: Call) -> Iterator[tuple[Hashable, int]]:
+    """Index tables, of four bytes an entry, each kept for as long as the process lives."""
+    shape, positions = call.inputs[0], prod(call.output) // max(1, call.weight[0] if call.weight else 1)
+    match call.kernel:
+        case "conv2d" if call.weight[2] > 1:
+            entries = prod(call.output[2:]) * call.weight[2] ** 2
+            yield ("patches", shape[2:], call.weight[2], tuple(call.options.items())), 4 * entries
+        case "temporal_conv":
+            frames = call.options["frames"]
+            yield ("frames", frames, shape[2:]), 4 * frames * prod(shape[2:]) * call.weight[2]
+        case "group_norm":
+            yield ("spread", shape[0] // call.options["frames"], positions), 4 * positions
+        case "add_rows":
+            positions = prod(call.output) // call.inputs[1][1]
+            yield ("spread", call.inputs[1][0], positions), 4 * positions
+        case "upsample":
+            yield ("upsample", shape[2:], call.output[2:]), 4 * prod(call.output[2:])
+        case "attention" | "temporal_attention":
+            frames, heads = call.options.get("frames", 1), call.options["heads"]
+            for x in {call.inputs[0], call.inputs[1]}:
+                yield ("split", x[1], frames, heads), 2 * 4 * x[1] * frames * heads
