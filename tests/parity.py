@@ -33,11 +33,11 @@ by as much from its own float64 run; five steps carry that to 5e-6 on latents an
 """
 
 
-def measure(name: str, backend: str, checkpoint: Path) -> dict[str, float]:
-    """The errors of one configuration on one backend, by the names of `TOLERANCES`."""
+def measure(name: str, backend: str, checkpoint: Path, device: str | None = "cpu") -> dict[str, float]:
+    """The errors of one configuration in float32 on one backend, by the names of `TOLERANCES`."""
     configuration = CONFIGURATIONS[name]
     reference = make_pipeline(name)
-    pipe = StableVideoDiffusionPipeline.from_pretrained(checkpoint, backend=backend)
+    pipe = StableVideoDiffusionPipeline.from_pretrained(checkpoint, backend=backend, device=device, dtype="float32")
     pipe.set_progress_bar_config(disable=True)
     k, rng = pipe.backend, np.random.default_rng(0)
     height, width, frames = configuration.height, configuration.width, configuration.frames
@@ -99,12 +99,12 @@ def measure(name: str, backend: str, checkpoint: Path) -> dict[str, float]:
     return errors
 
 
-def table(names: Iterable[str], backends: Iterable[str], checkpoint: Callable[[str], Path]) -> str:
+def table(names: Iterable[str], backends: Iterable[str], checkpoint: Callable[[str], Path], device: str = "cpu") -> str:
     """A Markdown table of errors; those above their tolerance are bold."""
     lines = [f"| configuration | backend | {' | '.join(TOLERANCES)} |", "|---" * (len(TOLERANCES) + 2) + "|"]
     for name in names:
         for backend in backends:
-            errors = measure(name, backend, checkpoint(name))
+            errors = measure(name, backend, checkpoint(name), device)
             cells = [f"{e:.1e}" if e <= TOLERANCES[key] else f"**{e:.1e}**" for key, e in errors.items()]
             lines.append(f"| {name} | {backend} | {' | '.join(cells)} |")
     lines.append(f"| tolerance | | {' | '.join(f'{t:.0e}' for t in TOLERANCES.values())} |")
@@ -116,7 +116,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("configurations", nargs="*", default=list(CONFIGURATIONS))
     parser.add_argument("--backend", action="append", choices=["numpy", "mindspore", "torch"])
+    parser.add_argument("--device", default="cpu", help="where svdkit runs; diffusers stays on the CPU")
     options = parser.parse_args()
+    torch.backends.cudnn.allow_tf32 = False  # on by default; see svdkit_torch.devices
     warnings.simplefilter("ignore")
     with TemporaryDirectory() as folder:
         print(
@@ -124,6 +126,7 @@ def main() -> None:
                 options.configurations,
                 options.backend or ["numpy", "mindspore", "torch"],
                 lambda name: save_checkpoint(name, Path(folder, name)),
+                options.device,
             )
         )
 

@@ -127,7 +127,7 @@ class TorchBackend(Backend):
     def _conv2d(self, weight: Host, bias: Host | None, stride: int, padding: tuple[int, int]) -> Layer:
         out, kernel, b = weight.shape[0], weight.shape[2:], self._weight(bias)
         convolve: Layer
-        if self._packs and not isinstance(weight, Tensor):
+        if self._packs and not _trained(weight, bias):
             convolve, w = packed.conv2d, self._weight(weight, lambda w: packed.pack_conv2d(w, stride, padding))
             options: tuple[Any, ...] = out, kernel, stride, padding
         else:
@@ -137,7 +137,7 @@ class TorchBackend(Backend):
 
     def linear(self, weight: Host, bias: Host | None) -> Layer:
         b = self._weight(bias)
-        if self._packs and not isinstance(weight, Tensor):
+        if self._packs and not _trained(weight, bias):
             w, out = self._weight(weight, packed.pack_linear), weight.shape[0]
             return lambda x: packed.linear(x, w(), b(), out)
         v = self._weight(weight)
@@ -160,7 +160,7 @@ class TorchBackend(Backend):
         return lambda x: F.layer_norm(x, weight.shape, w(), b(), eps)
 
     def mix(self, factor: Host, flip: bool) -> Layer:
-        if isinstance(factor, Tensor):
+        if _trained(factor):
             return lambda a, b: torch.lerp(b, a, torch.sigmoid(-factor if flip else factor).to(a.dtype))
         share = mix_share(factor, flip)
         return lambda a, b: torch.lerp(b, a, share)
@@ -212,10 +212,14 @@ class TorchBackend(Backend):
 
     def _weight(self, values: Any, arrange: Callable[[Tensor], Tensor] = lambda w: w) -> Callable[[], Any]:
         """A weight as a layer asks for it: arranged once, or, if it is being trained, whenever it is asked for."""
-        if isinstance(values, Tensor):
+        if _trained(values):
             return lambda: arrange(values.to(self._device, self._dtype))
         fixed = None if values is None else arrange(_tensor(values).to(self._device, self._dtype))
         return lambda: fixed
+
+
+def _trained(*weights: Any) -> bool:
+    return any(isinstance(weight, Tensor) for weight in weights)
 
 
 def _tensor(values: Host, copy: bool = False) -> Tensor:

@@ -77,6 +77,25 @@ def _conv2d_shape(
 torch.library.register_fake("svdkit::linear", _linear_shape, lib=_library)
 torch.library.register_fake("svdkit::conv2d", _conv2d_shape, lib=_library)
 
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.shape, ctx.weight, ctx.options = inputs[0].shape, inputs[1], inputs[4:]
+
+
+def _linear_gradient(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    return gradient @ context.weight.to_dense(), None, None, None
+
+
+def _conv2d_gradient(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    _, stride, padding = context.options
+    weight = context.weight.to_dense()
+    return _torch.nn.grad.conv2d_input(context.shape, weight, gradient, stride, padding), *(None,) * 6
+
+
+# Packed weights are frozen; gradients go through them to what comes before.
+torch.library.register_autograd("svdkit::linear", _linear_gradient, setup_context=_keep, lib=_library)
+torch.library.register_autograd("svdkit::conv2d", _conv2d_gradient, setup_context=_keep, lib=_library)
+
 linear: Any = torch.ops.svdkit.linear
 """`(…, I)`, packed weight, bias and O, to `(…, O)`."""
 conv2d: Any = torch.ops.svdkit.conv2d
