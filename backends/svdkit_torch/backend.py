@@ -160,7 +160,7 @@ class TorchBackend(Backend):
         return lambda x: F.layer_norm(x, weight.shape, w(), b(), eps)
 
     def mix(self, factor: Host, flip: bool) -> Layer:
-        if _trained(factor):
+        if isinstance(factor, Tensor):
             return lambda a, b: torch.lerp(b, a, torch.sigmoid(-factor if flip else factor).to(a.dtype))
         share = mix_share(factor, flip)
         return lambda a, b: torch.lerp(b, a, share)
