@@ -57,6 +57,8 @@ class Call:
     kernel: str
     """The method's name; `"slice"` and `"arithmetic"` are those of arrays."""
     inputs: tuple[Shape, ...]
+    origins: tuple[str, ...]
+    """The kernel that made each input; `"view"` if it is a view of what one made."""
     output: Shape
     weight: Shape
     """Of the layer, if it is one."""
@@ -64,6 +66,17 @@ class Call:
     """`heads`, `frames`, `stride`, `padding` (before and after together), `silu`, where the kernel has them."""
     itemsize: int
     """Bytes of one element."""
+
+
+@frozen
+class Device:
+    """A device that a backend can compute on."""
+
+    name: str
+    """As `device=` takes it."""
+    description: str = ""
+    memory: int | None = None
+    """In bytes, where the framework tells."""
 
 
 class Backend(ABC):
@@ -99,6 +112,10 @@ class Backend(ABC):
                 f"choose one of {', '.join(self.dtypes)}."
             )
 
+    def found_devices(self) -> Iterable[Device]:
+        """The devices of this machine that the backend could be made for; the one it is made for, if not overridden."""
+        return (Device(self.device),)
+
     def with_dtype(self, dtype: str) -> Backend:
         """The same backend and device in another dtype."""
         return self if dtype == self.dtype else type(self)(self.device, dtype)
@@ -113,9 +130,15 @@ class Backend(ABC):
     views: ClassVar[frozenset[str]] = frozenset()
     """Kernels whose result is a view of their argument, so that it needs no memory of its own."""
 
-    def scratch(self, call: Call) -> int:
-        """Bytes that a kernel holds at its peak beside its arguments and its result: none, if not declared."""
-        return 0
+    pooled: ClassVar[bool] = False
+    """Whether the framework keeps freed memory for itself, so that the holes between what is alive count as well."""
+
+    def scratch(self, call: Call) -> Sequence[int]:
+        """Bytes of each buffer that a kernel holds at its peak beside its arguments and its result, in the order made.
+
+        Of a backend that does not say, the needs are told too small: there are none.
+        """
+        return ()
 
     def kept(self, call: Call) -> Iterable[tuple[Hashable, int]]:
         """Tables that a call leaves for later calls of its shapes: key and bytes of each."""

@@ -81,8 +81,8 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return 2 if isinstance(error, InputError) else 1, f"Error: {text}"
     if isinstance(error, MemoryError):
         return 1, (
-            "Error: The memory ran out. --decode-chunk-size 1, a smaller --height and --width, fewer --num-frames or "
-            "--num-videos, or a --dtype of 16 bits need less."
+            "Error: The memory ran out. --memory low, --decode-chunk-size 1, a smaller --height and --width, fewer "
+            "--num-frames or --num-videos, or a --dtype of 16 bits need less."
         )
     text = text if len(text) < 600 else f"{text[:600]} ..."
     return 1, (
@@ -101,6 +101,13 @@ def _note_traceback(ctx: click.Context, _: click.Parameter, value: bool) -> None
 
 
 _backend = click.option("--backend", "-b", default="mindspore", help="What computes; see `svdkit backends`.")
+_memory = click.option(
+    "--memory",
+    type=click.Choice(["auto", "low", "max"]),
+    default="auto",
+    help="Load everything at once (max), one network at a time and cut what can be cut (low), or as little of that as "
+    "makes it fit (auto); see `svdkit plan`.",
+)
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout, and nothing else there.")
 _quiet = click.option("--quiet", "-q", is_flag=True, help="Show no progress and no summary.")
 _traceback = click.option(
@@ -187,6 +194,7 @@ def cli() -> None:
 )
 @click.option("--decode-chunk-size", type=_COUNT, show_default="all", help="Frames decoded at a time, to save memory.")
 @click.option("--latents", type=_PATH, help="A .npy of normal noise (videos, frames, 4, height / 8, width / 8).")
+@_memory
 @click.option("--variant", help="Which of the model's weights, such as fp16.")
 @click.option("--revision", help="Branch, tag or commit on the hub.")
 @click.option("--cache-dir", type=_PATH, show_default="the hub's", help="Folder that keeps downloads.")
@@ -337,6 +345,52 @@ def sigmas(schedules: tuple[str, ...], steps: int, plot: Path | None, as_json: b
         for row in zip_longest(*curves.values()):
             cells = ["" if sigma is None else f"{sigma:.6g}" for sigma in row]
             click.echo("  ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)))
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--height", type=click.IntRange(min=8), default=576, help="In pixels, a multiple of 8.")
+@click.option("--width", type=click.IntRange(min=8), default=1024, help="In pixels, a multiple of 8.")
+@click.option("--num-frames", type=_COUNT, show_default="the model's", help="Frames of each video.")
+@click.option("--num-videos", type=_COUNT, default=1, help="Videos that are made together.")
+@click.option("--decode-chunk-size", type=_COUNT, show_default="as --memory says", help="Frames decoded at a time.")
+@click.option("--guided/--unguided", default=True, help="Whether there is guidance, which doubles the batch.")
+@_backend
+@click.option("--device", show_default="the backend's", help="Such as cpu, cuda:1 or ascend.")
+@click.option("--dtype", show_default="the backend's", help="Of weights and activations, such as float16.")
+@_memory
+@_json
+@_traceback
+def plan(model: str, as_json: bool, **options: Any) -> None:
+    """Tell what a generation with MODEL needs in memory, and whether it fits; nothing is loaded.
+
+    The exit status is 0 if it fits, and otherwise 1.
+    """
+    from . import planning
+
+    found = planning.plan(model, **options)
+    click.echo(json.dumps(found.as_dict()) if as_json else str(found))
+    click.get_current_context().exit(0 if found.fits else 1)
+
+
+@cli.command()
+@click.option("--deep", is_flag=True, help="Also make a small frame on every backend that can be used.")
+@_json
+@_traceback
+@click.pass_context
+def doctor(ctx: click.Context, deep: bool, as_json: bool) -> None:
+    """Tell what is installed, what is broken, and the command that mends it.
+
+    The exit status is 1 if something that is installed is broken or no backend can be used, and otherwise 0. A
+    framework that is not installed is no fault.
+    """
+    import shutil
+
+    from .doctor import examine
+
+    report = examine(deep)
+    click.echo(report.as_json() if as_json else report.as_text(shutil.get_terminal_size().columns))
+    ctx.exit(1 if report.problems else 0)
 
 
 def _add_listing(what: str) -> None:

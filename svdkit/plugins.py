@@ -9,7 +9,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -59,16 +59,30 @@ class Entry:
     origin: str
 
 
-class Registry:
-    """All plugins that are installed, by kind and name."""
+def entry_points() -> list[importlib.metadata.EntryPoint]:
+    """Every entry point in svdkit's group."""
+    return list(importlib.metadata.entry_points(group=GROUP))
 
-    def __init__(self) -> None:
+
+def origin_of(point: importlib.metadata.EntryPoint) -> str:
+    """How messages call an entry point: its name and its distribution's."""
+    return f"{point.name} ({point.dist.name if point.dist else 'unknown distribution'})"
+
+
+class Registry:
+    """All plugins that are installed, by kind and name.
+
+    Args:
+        points: the entry points to look at; None for all that are installed.
+    """
+
+    def __init__(self, points: Iterable[importlib.metadata.EntryPoint] | None = None) -> None:
         self.manager = pluggy.PluginManager(GROUP)
         self.manager.add_hookspecs(hookspecs)
         self.broken: dict[str, str] = {}
         """Names of entry points that could not be used, and why."""
-        for point in importlib.metadata.entry_points(group=GROUP):
-            origin = f"{point.name} ({point.dist.name if point.dist else 'unknown distribution'})"
+        for point in entry_points() if points is None else points:
+            origin = origin_of(point)
             try:
                 self.manager.register(point.load(), origin)
                 self.manager.check_pending()
@@ -103,7 +117,7 @@ class Registry:
         infos = []
         for entry in entries:
             rivals = [e.origin for e in entries if e.spec.name == entry.spec.name]
-            missing = _missing(entry.spec)
+            missing = missing_modules(entry.spec)
             reason = f"the name is taken by {' and '.join(rivals)}" if len(rivals) > 1 else ""
             reason = reason or (f"{', '.join(missing)} is not installed" if missing else "")
             spec = entry.spec
@@ -135,7 +149,7 @@ class Registry:
     def resolve(self, kind: str, entry: Entry) -> Callable[..., Any]:
         """The object that one entry points at; raises as `load` does."""
         spec = entry.spec
-        if missing := _missing(spec):
+        if missing := missing_modules(spec):
             how = f" Install it with: {spec.install}" if spec.install else ""
             raise MissingDependencyError(f"The {kind} {spec.name!r} needs {', '.join(missing)}.{how}")
         module, _, attribute = spec.target.partition(":")
@@ -163,7 +177,7 @@ class Registry:
             for entry in self.entries("component")
             if isinstance(entry.spec, ComponentSpec)
             and (entry.spec.component, entry.spec.backend) == (component, backend)
-            and (choice == entry.spec.name or (choice is None and not _missing(entry.spec)))
+            and (choice == entry.spec.name or (choice is None and not missing_modules(entry.spec)))
         ]
         if choice is not None and not fitting:
             names = [e.spec.name for e in self.entries("component")]
@@ -217,7 +231,8 @@ def _options(target: Callable[..., Any]) -> str:
     return ", ".join(f"{p.name}={p.default!r}" for p in parameters if p.default is not p.empty) or "no options"
 
 
-def _missing(spec: PluginSpec) -> list[str]:
+def missing_modules(spec: PluginSpec) -> list[str]:
+    """What a spec requires and is not installed; imports nothing."""
     return [module for module in spec.requires if importlib.util.find_spec(module) is None]
 
 

@@ -21,25 +21,7 @@ from scipy.special import ndtr
 from svdkit.arrays import like, to_host
 from svdkit.sampling import sample
 from svdkit.sigmas import karras
-
-
-@frozen(eq=False)
-class Gaussian:
-    """Independent coordinates, each normal."""
-
-    mean: np.ndarray
-    spread: np.ndarray
-
-    def denoise(self, x, sigma):
-        return (x * self.spread**2 + self.mean * sigma**2) / (self.spread**2 + sigma**2)
-
-    def start(self, sigma):
-        """Points over the middle nine tenths of the noisy distribution."""
-        return self.mean + np.linspace(-1.7, 1.8, len(self.mean)) * np.sqrt(self.spread**2 + sigma**2)
-
-    def solution(self, x, sigma, end):
-        """The point at `end` of the trajectory through x at sigma: distances from the mean scale with the spread."""
-        return self.mean + (x - self.mean) * np.sqrt((self.spread**2 + end**2) / (self.spread**2 + sigma**2))
+from svdkit.testing.problems import Gaussian, Strict
 
 
 @frozen(eq=False)
@@ -431,48 +413,6 @@ def check_not_in_place(solver) -> None:
     )
     for array, before in kept:
         np.testing.assert_array_equal(array, before)
-
-
-class Strict:
-    """A float32 array that has + - * / with its like and with Python floats, and nothing else."""
-
-    __array_ufunc__ = None
-
-    def __init__(self, values):
-        self.values = np.asarray(values, np.float32)
-
-    def _other(self, other):
-        assert type(other) in (Strict, float, type(self)), f"arithmetic with a {type(other).__name__}"
-        return other if type(other) is float else other.values
-
-    def __add__(self, other):
-        return type(self)(self.values + self._other(other))
-
-    def __radd__(self, other):
-        return type(self)(self._other(other) + self.values)
-
-    def __sub__(self, other):
-        return type(self)(self.values - self._other(other))
-
-    def __rsub__(self, other):
-        return type(self)(self._other(other) - self.values)
-
-    def __mul__(self, other):
-        return type(self)(self.values * self._other(other))
-
-    def __rmul__(self, other):
-        return type(self)(self._other(other) * self.values)
-
-    def __truediv__(self, other):
-        return type(self)(self.values / self._other(other))
-
-    def __neg__(self):
-        raise AssertionError("a sign is changed")
-
-    def __bool__(self):
-        raise AssertionError("an array is asked for its truth")
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 class OnHost(Strict):

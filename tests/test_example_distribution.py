@@ -8,11 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
-import os
 import re
-import shutil
-import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,94 +16,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from attrs import frozen
+from example_environment import EXAMPLES, ROOT, Environment, blocks, make_environment
 
 import svdkit
 
-ROOT = Path(__file__).parents[1]
-EXAMPLE = ROOT / "examples" / "svdkit-example-scheduler"
-TUTORIAL = (ROOT / "docs" / "write-a-scheduler.md").read_text(encoding="utf-8")
 NAME = "svdkit-example-scheduler"
+EXAMPLE = EXAMPLES / NAME
+TUTORIAL = (ROOT / "docs" / "write-a-scheduler.md").read_text(encoding="utf-8")
 ORIGIN = f"example-scheduler ({NAME})"
 SMALL = ["-m", "tiny-random", "-b", "numpy", "--steps", "2", "--height", "64", "--width", "64", "--num-frames", "2"]
 
 
-def blocks(language: str, text: str = TUTORIAL) -> list[str]:
-    """The tutorial's code in one language."""
-    fences = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    return [code for fence, code in fences if fence == language]
-
-
-@frozen
-class Environment:
-    """A virtual environment with svdkit, the example and pytest."""
-
-    root: Path
-    wheels: dict[str, Path]
-    """By the distribution's name."""
-
-    @property
-    def folder(self) -> Path:
-        """Where commands run: a picture, and no source that Python could take for what is installed."""
-        return self.root / "folder"
-
-    @property
-    def source(self) -> Path:
-        """A copy of the example and a picture: where the tutorial's reader is."""
-        return self.root / "source"
-
-    @property
-    def bin(self) -> Path:
-        return self.root / "env" / "bin"
-
-    def run(self, *command: object, status: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """Runs a command with nothing of this process's Python in its environment."""
-        ours = ("PYTHON", "PYTEST", "VIRTUAL_ENV", "SVDKIT")
-        variables = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
-        variables |= {"PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "1000"}
-        words = [str(word) for word in command]
-        done = subprocess.run(
-            words, cwd=cwd or self.folder, env=variables, capture_output=True, text=True, timeout=300, check=False
-        )
-        assert done.returncode == status, f"{words} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}"
-        return done
-
-    def pip(self, *arguments: object) -> None:
-        self.run(sys.executable, "-m", "pip", "--python", self.bin / "python", "--quiet", *arguments)
-
-    def python(self, code: str) -> Any:
-        """What code prints, which is JSON."""
-        return json.loads(self.run("python", "-c", code).stdout)
-
-
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    root = tmp_path_factory.mktemp("example")
-    build = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "-w",
-        str(root / "wheels"),
-        str(ROOT),
-        str(EXAMPLE),
-    ]
-    subprocess.run(build, check=True, timeout=300)
-    wheels = {path.name.split("-")[0].replace("_", "-"): path for path in (root / "wheels").iterdir()}
-    assert wheels.keys() == {"svdkit", NAME}
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", root / "env"], check=True, timeout=300)
-
-    made = Environment(root, wheels)
-    shutil.copytree(EXAMPLE, made.source, ignore=shutil.ignore_patterns(".*", "__pycache__"))
-    made.folder.mkdir()
-    for folder in (made.folder, made.source):
-        shutil.copy(ROOT / "svdkit" / "assets" / "photo.jpg", folder)
-    svdkit_numpy = f"svdkit[numpy] @ {wheels['svdkit'].as_uri()}"
-    made.pip("install", "--no-compile", "-c", ROOT / "constraints.txt", svdkit_numpy, wheels[NAME], "pytest>=8.3")
-    return made
+    return make_environment(tmp_path_factory.mktemp("example"), NAME)
 
 
 # The wheels
@@ -119,14 +41,14 @@ def test_svdkit_s_wheel(environment: Environment) -> None:
         names = wheel.namelist()
         points = wheel.read(f"{info}/entry_points.txt").decode()
     tops = {name.partition("/")[0] for name in names}
-    packages = {"svdkit", "svdkit_numpy", "svdkit_mindspore", "svdkit_schedulers"}
+    packages = {"svdkit", "svdkit_numpy", "svdkit_mindspore", "svdkit_torch", "svdkit_schedulers"}
     assert tops == packages | {info}
     assert {"svdkit/py.typed", "svdkit/assets/photo.jpg"} <= set(names)
     shipped = ROOT / "svdkit" / "models" / "tiny-random"
     model = {path.relative_to(ROOT).as_posix() for path in shipped.rglob("*") if path.is_file()}
     assert len(model) >= 8
     assert model <= set(names)
-    assert all(f"svdkit_{name}.plugin" in points for name in ("numpy", "mindspore", "schedulers"))
+    assert all(f"svdkit_{name}.plugin" in points for name in ("numpy", "mindspore", "torch", "schedulers"))
 
 
 def test_the_example_s_wheel(environment: Environment) -> None:
@@ -288,19 +210,19 @@ def section(title: str) -> str:
 
 def test_the_tutorial_s_code_is_the_example_s() -> None:
     files = [path.read_text(encoding="utf-8") for path in EXAMPLE.rglob("*.py")]
-    elsewhere = [code for code in blocks("python") if not any(code in file for file in files)]
-    assert elsewhere == [*blocks("python", section("Noise")), *blocks("python", section("History"))]
-    (toml,) = blocks("toml")
+    elsewhere = [code for code in blocks(TUTORIAL, "python") if not any(code in file for file in files)]
+    assert elsewhere == [*blocks(section("Noise"), "python"), *blocks(section("History"), "python")]
+    (toml,) = blocks(TUTORIAL, "toml")
     assert toml in (EXAMPLE / "pyproject.toml").read_text(encoding="utf-8")
     # Who types it all has the whole of the scheduler, and all of the other two but their first lines.
-    assert (EXAMPLE / "svdkit_example_scheduler" / "rk2.py").read_text(encoding="utf-8") in blocks("python")
+    assert (EXAMPLE / "svdkit_example_scheduler" / "rk2.py").read_text(encoding="utf-8") in blocks(TUTORIAL, "python")
     for file in ("lognormal.py", "plugin.py"):
         whole = (EXAMPLE / "svdkit_example_scheduler" / file).read_text(encoding="utf-8")
-        assert whole.partition("annotations\n\n")[2] in blocks("python")
+        assert whole.partition("annotations\n\n")[2] in blocks(TUTORIAL, "python")
 
 
 def test_the_tutorial_s_files_exist() -> None:
-    (tree,) = blocks("")
+    (tree,) = blocks(TUTORIAL, "")
     named = {line.split()[0] for line in tree.splitlines()[1:]}
     kinds = (".py", ".toml", ".md")
     assert {name for name in named if name.endswith(kinds)} == {p.name for p in EXAMPLE.rglob("*") if p.suffix in kinds}
@@ -311,20 +233,20 @@ def test_the_tutorial_s_files_exist() -> None:
 
 def test_the_tutorial_s_python_prompt(environment: Environment) -> None:
     prompt = environment.root / "prompt.txt"
-    prompt.write_text("\n\n".join(blocks("pycon")), encoding="utf-8")
+    prompt.write_text("\n\n".join(blocks(TUTORIAL, "pycon")), encoding="utf-8")
     assert prompt.read_text(encoding="utf-8").count(">>> ") > 10
     environment.run("python", "-m", "doctest", prompt, cwd=environment.source)
 
 
 def test_the_tutorial_s_commands(environment: Environment) -> None:
     """Those that install are the fixture's, in other words; the others are run, and print what the tutorial shows."""
-    assert blocks("sh") == ["pip install 'svdkit[numpy]'\n", "pip install -e '.[test]'\n"]
+    assert blocks(TUTORIAL, "sh") == ["pip install 'svdkit[numpy]'\n", "pip install -e '.[test]'\n"]
 
     def without_seconds(text: str) -> str:
         return re.sub(r"\d+\.\d+( ?s\b)", r"0.0\1", text)
 
-    assert len(blocks("console")) == 4
-    for block in blocks("console"):
+    assert len(blocks(TUTORIAL, "console")) == 4
+    for block in blocks(TUTORIAL, "console"):
         command, _, shown = block.removeprefix("$ ").partition("\n")
         printed = environment.run("sh", "-c", command, cwd=environment.source).stdout
         assert without_seconds(printed).split() == without_seconds(shown).split()
@@ -333,7 +255,7 @@ def test_the_tutorial_s_commands(environment: Environment) -> None:
 def class_of(title: str) -> Any:
     """The class that a section of the tutorial shows."""
     names: dict[str, Any] = {}
-    (code,) = blocks("python", section(title))
+    (code,) = blocks(section(title), "python")
     exec(code, names)
     return next(value for key, value in names.items() if isinstance(value, type) and key[0].isupper())
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -327,3 +328,11 @@ def test_an_array_does_not_share_the_callers_memory() -> None:
     x = k.array(values)
     values[:] = 7
     np.testing.assert_array_equal(k.numpy(x), 1)
+
+
+def test_devices_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    k = create("cpu")
+    assert [device.name for device in k.found_devices()] == ["cpu"]
+    ascend = SimpleNamespace(is_available=lambda: True, device_count=lambda: 2)
+    monkeypatch.setattr(base.ms, "device_context", SimpleNamespace(ascend=ascend))
+    assert [device.name for device in k.found_devices()] == ["cpu", "ascend:0", "ascend:1"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from reference import relative_error
 
 from svdkit.arch.unet import UNet
-from svdkit.backend import Host
+from svdkit.backend import Device, Host
 from svdkit.checkpoint import load_component
 from svdkit.config import UNetConfig, from_dict
 from svdkit.errors import InputError, MissingDependencyError
@@ -91,6 +92,19 @@ def test_capabilities_by_device() -> None:
     assert k.capabilities == {"compile", "gradients"}
     k._device = torch.device("cuda")
     assert k.capabilities == {"compile", "gradients", "graph_capture"}
+
+
+def test_devices_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [device.name for device in TorchBackend("cpu").found_devices()] == ["cpu"]
+    monkeypatch.setattr(devices, "_count", lambda kind: {"cuda": 2, "mps": 1}.get(kind, 0))
+    card = SimpleNamespace(name="A Card", total_memory=16 * 10**9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: card)
+    assert list(devices.found_devices()) == [
+        Device("cpu"),
+        Device("cuda:0", "A Card", 16 * 10**9),
+        Device("cuda:1", "A Card", 16 * 10**9),
+        Device("mps", "Apple GPU"),
+    ]
 
 
 # Packed weights

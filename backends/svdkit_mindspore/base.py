@@ -11,7 +11,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import ops
 
-from svdkit.backend import Array, Backend, F, Host, mix_share
+from svdkit.backend import Array, Backend, Device, F, Host, mix_share
 
 
 def constant(values: Host, dtype: str) -> Array:
@@ -31,6 +31,18 @@ class MindSporeBackend(Backend):
     """MindSpore, whatever the device."""
 
     name = "mindspore"
+    capabilities = frozenset({"compile"})
+
+    def found_devices(self) -> Iterator[Device]:
+        yield Device("cpu")
+        ascend = ms.device_context.ascend
+        for i in range(ascend.device_count() if ascend.is_available() else 0):
+            yield Device(f"ascend:{i}", "Ascend NPU")
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        text = str(error).lower()
+        said = isinstance(error, RuntimeError) and ("out of memory" in text or "memory not enough" in text)
+        return said or super().is_out_of_memory(error)
 
     def array(self, values: Host, dtype: str | None = None) -> Array:
         # A copy first: the tensor would share the memory of an array that the caller may change.

@@ -149,7 +149,7 @@ class MindSporeCPU(MindSporeBackend):
     def group_norm(self, weight: Host, bias: Host, groups: int, eps: float, silu: bool) -> Layer:
         channels = weight.shape[0]
         # Products with ones sum over positions, one with this averages over a group: 1 ms, `mean` takes 23.
-        average = constant(np.kron(np.eye(groups), np.full((channels // groups,) * 2, groups / channels)), self.dtype)
+        average = _average(channels, groups)
         scale, shift = constant(weight, self.dtype), constant(bias, self.dtype)
 
         def apply(x: Map, frames: int = 1) -> Map:
@@ -244,6 +244,12 @@ def _table(make: Callable[[], npt.NDArray[np.int64]], *key: object) -> Parameter
     if key not in _TABLES:
         _TABLES[key] = constant(make().astype(np.int32), "int32")
     return _TABLES[key]
+
+
+@cache
+def _average(channels: int, groups: int) -> Parameter:
+    """What averages over groups of channels; shared by all norms, since it may be larger than a layer's weights."""
+    return constant(np.kron(np.eye(groups), np.full((channels // groups,) * 2, groups / channels)), "float32")
 
 
 def _nearest(h: int, w: int, height: int, width: int) -> npt.NDArray[np.int64]:

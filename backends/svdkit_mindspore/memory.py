@@ -24,8 +24,8 @@ def scratch(call: Call, patch_elements: int, score_elements: int) -> list[int]:
         case "conv2d" | "temporal_conv" if prod(call.weight[2:]) > 1:
             patches = prod(call.weight[1:]) * out // call.weight[0]
             block = min(patches, patch_elements)
-            # The rows with a zero row, patches and, as they are reshaped, a copy of them; the results of blocks.
-            return [size, block, block, *([out] if patches > block else [])]
+            # A copy of the rows, the rows with a zero row; patches and, as they are reshaped, a copy of them; pieces.
+            return [size, size, block, block, *([out] if patches > block else [])]
         case "conv2d" | "linear":
             return [size, out]
         case "attention" | "temporal_attention":
@@ -51,7 +51,7 @@ def scratch(call: Call, patch_elements: int, score_elements: int) -> list[int]:
 
 
 def tables(call: Call) -> Iterator[tuple[Hashable, int]]:
-    """Index tables, of four bytes an entry, each kept for as long as the process lives."""
+    """Tables, of four bytes an entry, each kept for as long as the process lives."""
     shape, positions = call.inputs[0], prod(call.output) // max(1, call.weight[0] if call.weight else 1)
     match call.kernel:
         case "conv2d" if call.weight[2] > 1:
@@ -62,6 +62,7 @@ def tables(call: Call) -> Iterator[tuple[Hashable, int]]:
             yield ("frames", frames, shape[2:]), 4 * frames * prod(shape[2:]) * call.weight[2]
         case "group_norm":
             yield ("spread", shape[0] // call.options["frames"], positions), 4 * positions
+            yield ("average", call.weight[0]), 4 * call.weight[0] ** 2
         case "add_rows":
             positions = prod(call.output) // call.inputs[1][1]
             yield ("spread", call.inputs[1][0], positions), 4 * positions

@@ -6,7 +6,7 @@ gradients flow to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from svdkit.backend import Array, Backend, Host, Layer, Map, mix_share
+from svdkit.backend import Array, Backend, Call, Device, Host, Layer, Map, mix_share
 from svdkit.backend import F as Function
 from svdkit.errors import InputError
+from svdkit.memory import Memory
 
-from . import packed
-from .devices import KINDS, default_dtype, find_device
+from . import memory, packed
+from .devices import KINDS, default_dtype, find_device, found_devices
 
 SCORE_ELEMENTS = 2**26
 """Attention scores held at a time where torch has no kernel that needs none."""
@@ -31,6 +32,7 @@ class TorchBackend(Backend):
     name = "torch"
     devices = KINDS
     dtypes = ("float32", "bfloat16", "float16", "float64")
+    views = memory.VIEWS
 
     def __init__(self, device: str | None = None, dtype: str | None = None) -> None:
         self._device = find_device(device)
@@ -44,6 +46,20 @@ class TorchBackend(Backend):
     def capabilities(self) -> frozenset[str]:
         """`graph_capture` is CUDA graphs."""
         return frozenset({"compile", "gradients"} | ({"graph_capture"} if self._device.type == "cuda" else set()))
+
+    def found_devices(self) -> Iterable[Device]:
+        return found_devices()
+
+    # Memory
+
+    def scratch(self, call: Call) -> Sequence[int]:
+        return [memory.scratch(call) * call.itemsize]
+
+    def memory(self) -> Memory:
+        return memory.device_memory(self._device)
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        return memory.is_out_of_memory(error)
 
     # Arrays
 
@@ -119,13 +135,14 @@ class TorchBackend(Backend):
 
     def temporal_conv(self, weight: Host, bias: Host) -> Layer:
         # Frames by positions are an image too, so this is a 2D convolution of a view: 525 GFLOP/s, nothing copied.
-        conv = self._conv2d(weight[..., 0], bias, 1, (weight.shape[2] // 2, 0))
+        out, reach = weight.shape[0], weight.shape[2] // 2
+        conv = self._conv2d(weight[..., 0], bias, 1, (reach, 0))
         return lambda x, frames: conv(x.reshape(-1, frames, x.shape[1] * x.shape[2], x.shape[3])).reshape(
-            *x.shape[:3], weight.shape[0]
+            *x.shape[:3], out
         )
 
     def _conv2d(self, weight: Host, bias: Host | None, stride: int, padding: tuple[int, int]) -> Layer:
-        out, kernel, b = weight.shape[0], weight.shape[2:], self._weight(bias)
+        out, kernel, b = weight.shape[0], tuple(weight.shape[2:]), self._weight(bias)
         convolve: Layer
         if self._packs and not _trained(weight, bias):
             convolve, w = packed.conv2d, self._weight(weight, lambda w: packed.pack_conv2d(w, stride, padding))
@@ -157,7 +174,8 @@ class TorchBackend(Backend):
 
     def layer_norm(self, weight: Host, bias: Host, eps: float) -> Layer:
         w, b = self._weight(weight), self._weight(bias)
-        return lambda x: F.layer_norm(x, weight.shape, w(), b(), eps)
+        shape = tuple(weight.shape)
+        return lambda x: F.layer_norm(x, shape, w(), b(), eps)
 
     def mix(self, factor: Host, flip: bool) -> Layer:
         if isinstance(factor, Tensor):

@@ -14,9 +14,11 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 
 import torch
 
+from svdkit.backend import Device
 from svdkit.errors import InputError, MissingDependencyError
 
 KINDS = ("cpu", "cuda", "mps", "npu")
@@ -55,6 +57,17 @@ def default_dtype(device: torch.device) -> str:
         # Older than Ampere, bfloat16 is emulated.
         return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
     return "bfloat16" if device.type == "npu" else "float16"
+
+
+def found_devices() -> Iterator[Device]:
+    """The CPU, and every accelerator that torch finds."""
+    yield Device("cpu")
+    for kind in ("cuda", "npu"):
+        for i in range(_count(kind)):
+            properties = getattr(torch, kind).get_device_properties(i)
+            yield Device(f"{kind}:{i}", properties.name, properties.total_memory)
+    if _count("mps"):
+        yield Device("mps", "Apple GPU")
 
 
 def _count(kind: str) -> int:

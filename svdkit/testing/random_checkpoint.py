@@ -109,6 +109,7 @@ def write_random_checkpoint(
     image_encoder: Mapping[str, Any] = CLIP_XT,
     seed: int = 0,
     dtype: str = "float16",
+    spread: float = 0.0,
 ) -> Path:
     """Write a checkpoint that diffusers reads too, with weights that keep activations of order one.
 
@@ -117,6 +118,7 @@ def write_random_checkpoint(
         unet, vae, image_encoder: configurations; those of img2vid-xt if not given, which take 4.5 GB in float16.
         seed: of the weights.
         dtype: that they are stored in.
+        spread: how far biases, norms and mixtures are moved from where training begins, so that each matters.
 
     Returns:
         `folder`.
@@ -129,7 +131,7 @@ def write_random_checkpoint(
         shapes = expected_shapes(lambda p: architecture(from_dict(config_class, config), p))  # noqa: B023
         write_weights(
             folder / name / f"{STEMS[name]}.safetensors",
-            {key: _random(rng, key, shape).astype(dtype) for key, shape in shapes.items()},
+            {key: random_tensor(rng, key, shape, spread).astype(dtype) for key, shape in shapes.items()},
         )
     (folder / "scheduler").mkdir(exist_ok=True)
     (folder / "feature_extractor").mkdir(exist_ok=True)
@@ -139,11 +141,11 @@ def write_random_checkpoint(
     return folder
 
 
-def _random(rng: np.random.Generator, key: str, shape: tuple[int, ...]) -> Host:
-    if key.endswith("mix_factor"):
-        return np.full(shape, 0.5)
-    if len(shape) < 2:  # norms begin as the identity, biases at zero
-        return np.full(shape, float("norm" in key and key.endswith("weight")))
+def random_tensor(rng: np.random.Generator, key: str, shape: tuple[int, ...], spread: float = 0.0) -> Host:
+    """One tensor of a checkpoint, by its key: noise of the fan-in's size, or where biases, norms and mixtures begin."""
+    if len(shape) < 2 or key.endswith("mix_factor"):
+        begin = 0.5 if key.endswith("mix_factor") else float("norm" in key and key.endswith("weight"))
+        return begin + spread * rng.standard_normal(shape, np.float32) if spread else np.full(shape, begin)
     fan_in = np.prod(shape[1:])
     return np.asarray(rng.standard_normal(shape, np.float32) / np.sqrt(np.float32(fan_in)))
 

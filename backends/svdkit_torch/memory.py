@@ -1,0 +1,42 @@
+"""What the kernels hold beside their arguments and results: measured on a CPU, and what their composition tells.
+
+On GPUs the workspaces of cuDNN's convolutions come on top; they are small beside the feature maps.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+
+from svdkit.backend import Call
+from svdkit.memory import Memory, host_memory
+
+VIEWS = frozenset({"tokens", "from_tokens", "slice"})
+
+
+def scratch(call: Call) -> int:
+    """Elements that a kernel needs at its peak."""
+    out = prod(call.output)
+    match call.kernel:
+        case "conv2d" if call.options["padding"] % 2:  # more on one side than on the other: padded apart
+            return prod(call.inputs[0])
+        case "geglu":  # both halves, the gate's GELU
+            return 3 * out
+        case "group_norm" | "quick_gelu" | "temporal_attention":
+            return out
+    return 0
+
+
+def device_memory(device: torch.device) -> Memory:
+    """An NVIDIA GPU's memory, or the host's. What torch keeps for reuse counts as used by this process."""
+    if device.type != "cuda":
+        return host_memory()
+    free, total = torch.cuda.mem_get_info(device)
+    return Memory(free, torch.cuda.memory_reserved(device), total)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it is torch's own error, or the one that its CPU allocator raises."""
+    said = isinstance(error, RuntimeError) and "not enough memory" in str(error)
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or said

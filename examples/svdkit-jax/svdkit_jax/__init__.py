@@ -1,0 +1,1 @@
+"""Stable Video Diffusion on JAX: a backend for svdkit."""

@@ -1,0 +1,1 @@
+"""svdkit's UNet as an ONNX graph, run by onnxruntime."""

@@ -1,0 +1,51 @@
+"""How much memory there is, on the host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attrs import frozen
+
+_CGROUPS = (  # version 2, then 1: the limit, and what counts against it
+    ("memory.max", "memory.current"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+)
+
+
+@frozen
+class Memory:
+    """Of one device, in bytes."""
+
+    available: int
+    """What could still be allocated."""
+    used: int
+    """What this process holds there, with what its framework keeps for reuse."""
+    total: int
+
+
+def host_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> Memory:
+    """The computer's memory, or what a container's limit leaves of it.
+
+    Args:
+        cgroup: where Linux tells such limits.
+    """
+    import psutil
+
+    machine = psutil.virtual_memory()
+    available, total = machine.available, machine.total
+    for limit, usage in _CGROUPS:
+        try:
+            most, current = ((cgroup / name).read_text().strip() for name in (limit, usage))
+            if most != "max" and int(most) < total:
+                total, available = int(most), min(available, max(0, int(most) - int(current)))
+        except (OSError, ValueError):
+            continue
+    return Memory(available, psutil.Process().memory_info().rss, total)
+
+
+def describe(size: float) -> str:
+    """Bytes as people read them: `"3.2 GB"`."""
+    for unit, power in (("GB", 9), ("MB", 6)):
+        if size >= 10**power:
+            return f"{size / 10**power:.1f} {unit}"
+    return f"{size / 1000:.0f} kB"
