@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from .arch.vae import VAE
 from .backend import Backend, Host
 from .config import CLIPVisionConfig, UNetConfig, VAEConfig, from_dict, read_json
 from .errors import CheckpointError, InputError, OutputError
-from .params import Params, WeightSource, build
+from .params import Params, Report, WeightSource, build
 from .plugins import registry
 from .preprocess import CLIP_MEAN, CLIP_STD
 from .scheduler_config import SchedulerConfig
@@ -105,18 +106,36 @@ def load_component(
     Raises:
         CheckpointError: the configuration or the weights are missing, corrupt or do not fit each other.
     """
-    folder = folder / name
     replacement = registry().component(name, backend.name, choice)
     if replacement is not None:
-        return replacement(folder, backend)
-    config_class, architecture = ARCHITECTURES[name]
-    config = from_dict(config_class, read_json(folder / "config.json"))
+        return replacement(folder / name, backend)
+    config, backend = component_config(name, folder, backend)
+    with _open_weights(name, folder, variant) as source:
+        return build(lambda p: ARCHITECTURES[name][1](config, p), source, backend, str(folder / name))
+
+
+def check_component(name: str, folder: Path, *, variant: str | None = None) -> None:
+    """Raises what `load_component` would raise of a checkpoint's files, from their headers alone."""
+    config = from_dict(ARCHITECTURES[name][0], read_json(folder / name / "config.json"))
+    with _open_weights(name, folder, variant) as source:
+        report = Report()
+        ARCHITECTURES[name][1](config, Params(source, None, report))
+        report.check(source.keys(), str(folder / name))
+
+
+def component_config(name: str, folder: Path, backend: Backend) -> tuple[Any, Backend]:
+    """A network's configuration, and the backend with the dtype that it runs in."""
+    config = from_dict(ARCHITECTURES[name][0], read_json(folder / name / "config.json"))
     if name == "vae" and backend.dtype == "float16" and config.force_upcast:
         # Its activations leave float16's range on bright pictures, and frames come out black.
         backend = backend.with_dtype("float32")
-    with Weights.open(folder, STEMS[name], variant) as weights:
-        source: WeightSource = CLIPWeights(weights) if name == "image_encoder" else weights
-        return build(lambda p: architecture(config, p), source, backend, str(folder))
+    return config, backend
+
+
+@contextmanager
+def _open_weights(name: str, folder: Path, variant: str | None) -> Iterator[WeightSource]:
+    with Weights.open(folder / name, STEMS[name], variant) as weights:
+        yield CLIPWeights(weights) if name == "image_encoder" else weights
 
 
 def load_scheduler_config(folder: Path) -> SchedulerConfig:

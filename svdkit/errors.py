@@ -62,3 +62,11 @@ class AccessError(CheckpointError):
 
 class NumericalError(SvdkitError, ArithmeticError):
     """A NaN or an infinity appeared where finite numbers were expected."""
+
+
+class OutOfMemoryError(SvdkitError, MemoryError):
+    """A device's memory ran out while a stage was computed."""
+
+
+class MemoryWarning(UserWarning):
+    """A generation was changed so that it fits in memory, or is not expected to fit."""

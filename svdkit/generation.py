@@ -34,6 +34,7 @@ def generate(
     token: str | None = None,
     components: Mapping[str, str] | None = None,
     compile: bool = False,
+    memory: str = "auto",
     progress: bool = True,
     **call: Any,
 ) -> StableVideoDiffusionPipelineOutput:
@@ -44,7 +45,7 @@ def generate(
     Args:
         image: a PIL image, a path, an array `(B, 3, H, W)` in [0, 1], or a list of pictures or paths.
         backend, model, scheduler, device, dtype, variant, revision, cache_dir, local_files_only, token, components,
-            compile: as `StableVideoDiffusionPipeline.from_pretrained` has them.
+            compile, memory: as `StableVideoDiffusionPipeline.from_pretrained` has them.
         seed: of the first video; the i-th takes `seed + i`. Any if None; the result tells which.
         progress: whether to show progress bars.
         **call: the other parameters of `StableVideoDiffusionPipeline.__call__`.
@@ -75,6 +76,7 @@ def generate(
         token=token,
         components=components,
         compile=compile,
+        memory=memory,
     )
     load = time.perf_counter() - start
     pipe.set_progress_bar_config(disable=not progress)

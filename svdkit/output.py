@@ -37,6 +37,10 @@ class StableVideoDiffusionPipelineOutput:
     timings: Mapping[str, float] = Factory(dict)
     """Seconds that each stage took: `load` (if it was loaded for this call), `encode`, `denoise`, `decode`."""
     output_type: str = "pil"
+    decode_chunk_size: int | None = None
+    """Frames that were decoded at a time; None if none were."""
+    memory: str = "max"
+    """`"low"` if the networks were loaded one after another, else `"max"`."""
 
     @property
     def seed(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from .arguments import check_latents, check_number, check_replaced
 from .backend import Array, Backend, Host
 from .checkpoint import (
     FeatureExtractor,
     check_pipeline,
-    load_component,
     load_feature_extractor,
     load_scheduler_config,
     save_checkpoint,
@@ -25,15 +24,19 @@ from .errors import InputError, NumericalError
 from .guidance import guidance_scales
 from .hub import resolve_model
 from .interfaces import VAE, ImageEncoder, PrefersSchedule, Scheduler, UNet
+from .memory_policy import MemoryPolicy
 from .noise import Generator, Purpose, normal, seeds_of
+from .on_demand import Loader, OnDemand, compile_all, release
 from .output import StableVideoDiffusionPipelineOutput
+from .planning import Job, Planner, Settings, advise, check_mode
 from .plugins import make
 from .precondition import scalings
-from .preprocess import ImageInput, Picture, check_size, clip_pixels, load_images, vae_pixels
+from .preprocess import ImageInput, check_size, load_images
 from .sampling import get_scheduler, levels_of, sample
 from .scheduler_config import SVD
 from .schedules import read_sigmas
 from .sigmas import check_steps
+from .stages import decode, embed, encode, explained_memory, frames_of, stage
 
 OUTPUT_TYPES = {"pil": "pil", "np": "np", "tensor": "tensor", "pt": "tensor", "latent": "latent"}
 CALLBACK_TENSORS = ("latents", *CONDITIONS)
@@ -51,6 +54,8 @@ class StableVideoDiffusionPipeline:
         scheduler: a name, or an object that satisfies `svdkit.interfaces.Scheduler`.
         feature_extractor: how the image encoder's pixels are normalised.
         sigma_schedule: noise levels for a number of steps, where the call does not give them.
+
+    Built from components, a pipeline keeps all of them in memory; only what is decoded is cut if memory runs out.
     """
 
     def __init__(
@@ -70,6 +75,8 @@ class StableVideoDiffusionPipeline:
         self.feature_extractor = feature_extractor or FeatureExtractor()
         self.sigma_schedule = sigma_schedule or SVD
         self._origin: tuple[Path, dict[str, Any]] | None = None
+        self._memory = MemoryPolicy()
+        self._loader: Loader | None = None
         self._progress: dict[str, Any] = {}
 
     @classmethod
@@ -88,6 +95,7 @@ class StableVideoDiffusionPipeline:
         token: str | None = None,
         components: Mapping[str, str] | None = None,
         compile: bool = False,
+        memory: str = "auto",
     ) -> StableVideoDiffusionPipeline:
         """A checkpoint on a backend.
 
@@ -101,14 +109,19 @@ class StableVideoDiffusionPipeline:
             revision, cache_dir, local_files_only, token: of a hub id, as `huggingface_hub` has them.
             components: replacements that plugins offer, by component: `{"unet": "name"}`; `"default"` for
                 svdkit's own.
-            compile: run the UNet's step through the backend's compiler.
+            compile: run the UNet's step and the VAE's decoder through the backend's compiler.
+            memory: `"max"` to load all networks and cut nothing; `"low"` to have one network in memory at a time, run
+                feed-forward layers on one frame at a time and decode one frame at a time; `"auto"` for the least
+                drastic of these measures that make a generation fit.
 
         Raises:
-            InputError: a name, device or dtype is unknown.
+            InputError: a name, device or dtype is unknown, or options do not go together.
             MissingDependencyError: the backend's framework is not installed.
             CheckpointError: the checkpoint is missing, incomplete, corrupt or another pipeline's.
         """
+        check_mode(memory, compile)  # before anything is made
         kernels: Backend = make("backend", backend, None, device, dtype)
+        base = kernels.memory().used
         chosen = dict(components or {})
         if unknown := set(chosen) - {"unet", "vae", "image_encoder"}:
             raise InputError(f"There is no component {sorted(unknown)[0]!r}; there are unet, vae and image_encoder.")
@@ -124,21 +137,21 @@ class StableVideoDiffusionPipeline:
         check_pipeline(folder)
         settings, extractor = load_scheduler_config(folder), load_feature_extractor(folder)
         solver = solver or get_scheduler(settings.scheduler)  # an error before the weights are read
-        networks = {
-            name: load_component(name, folder, kernels, variant=variant, choice=chosen.get(name))
-            for name in ("image_encoder", "vae", "unet")
-        }
+        policy = MemoryPolicy(memory, Planner(folder, kernels), base, compile)
+        loader = Loader(folder, kernels, variant, chosen)
+        networks = loader.networks(policy.on_demand)
         if compile:
-            networks["unet"].compile()
+            compile_all((name, networks[name]) for name in ("unet", "vae"))
         pipe = cls(
             scheduler=solver,
             feature_extractor=extractor,
             sigma_schedule=settings,
             **networks,
         )
+        pipe._memory, pipe._loader = policy, loader
         pipe._origin = (
             folder,
-            {"backend": backend, "variant": variant, "components": chosen, "compile": compile},
+            {"backend": backend, "variant": variant, "components": chosen, "compile": compile, "memory": memory},
         )
         return pipe
 
@@ -232,7 +245,8 @@ class StableVideoDiffusionPipeline:
             fps: frames a second; the UNet is told `fps - 1`, as it was trained.
             motion_bucket_id: amount of motion, 0 to 255 in training.
             noise_aug_strength: noise added to the conditioning picture, whose pixels are in [-1, 1].
-            decode_chunk_size: frames decoded at a time; all of a video's if None.
+            decode_chunk_size: frames decoded at a time, which changes them slightly, since the decoder looks along
+                time; if None, all of a video's, or as many as `memory` allows.
             num_videos_per_prompt: videos of each picture.
             generator: an int seed s, of which the i-th video takes s + i; a `numpy.random.Generator`; or a list of
                 them, one a video.
@@ -252,6 +266,7 @@ class StableVideoDiffusionPipeline:
         Raises:
             InputError: an argument cannot be used; nothing has been computed.
             NumericalError: a NaN or an infinity appeared, and where.
+            OutOfMemoryError: the device's memory ran out, in which stage, and what to change.
         """
         frames = num_frames if num_frames is not None else self.unet.config.num_frames
         check_size(height, width, self.vae.config.scale_factor)
@@ -260,10 +275,10 @@ class StableVideoDiffusionPipeline:
             ("num_videos_per_prompt", num_videos_per_prompt),
             ("decode_chunk_size", decode_chunk_size if decode_chunk_size is not None else 1),
         ):
-            _check_number(name, value, minimum=1, whole=True)
-        _check_number("fps", fps, minimum=1)
-        _check_number("motion_bucket_id", motion_bucket_id, minimum=0)
-        _check_number("noise_aug_strength", noise_aug_strength, minimum=0)
+            check_number(name, value, minimum=1, whole=True)
+        check_number("fps", fps, minimum=1)
+        check_number("motion_bucket_id", motion_bucket_id, minimum=0)
+        check_number("noise_aug_strength", noise_aug_strength, minimum=0)
         scales = guidance_scales(min_guidance_scale, max_guidance_scale, frames)
         levels = self._sigmas(sigmas, num_inference_steps, to_zero)
         if not isinstance(output_type, str) or output_type not in OUTPUT_TYPES:
@@ -280,8 +295,14 @@ class StableVideoDiffusionPipeline:
 
         timings: dict[str, float] = {}
         guided = bool((scales != 1).any())
-        with self._stage("encode", 2 * videos, timings) as advance:
-            embeddings, image_latents = self._encode(pictures, height, width, seeds, noise_aug_strength, advance)
+        kind = OUTPUT_TYPES[output_type]
+        job = Job(height, width, frames, videos, guided, 1 if kind == "pil" else 4)
+        settings = self._settings(job, decode_chunk_size)
+        with self._stage("encode", 2 * videos, timings, settings) as advance:
+            embeddings = embed(self.image_encoder, self.feature_extractor, pictures, num_videos_per_prompt, advance)
+            if settings.on_demand:
+                release(self.image_encoder)
+            image_latents = encode(self.vae, pictures, height, width, seeds, noise_aug_strength, advance)
 
         def batch(conditional: Host) -> Host:
             return np.concatenate([0 * conditional, conditional]) if guided else conditional
@@ -306,21 +327,13 @@ class StableVideoDiffusionPipeline:
                 tensors = {"latents": x, **denoise.conditions()}
                 given = {name: tensors[name] for name in handed}
                 replaced = callback_on_step_end(self, step, scalings(levels[step]).c_noise, given)
-                if replaced is None:
-                    replaced = {}
-                if not isinstance(replaced, Mapping):
-                    raise InputError(f"The callback returned a {type(replaced).__name__}, expected a dict or None.")
-                if unknown := set(replaced) - set(given):
-                    raise InputError(f"The callback returned {sorted(unknown)[0]!r}, which it was not handed.")
-                latents = replaced.get("latents", x)
-                if tuple(getattr(latents, "shape", ())) != tuple(x.shape):
-                    raise InputError(f"The callback returned latents that are no array of shape {tuple(x.shape)}.")
-                x = latents
-                denoise.replace({name: v for name, v in replaced.items() if name != "latents"})
+                tensors = check_replaced(replaced, given, x)
+                x = tensors.pop("latents")
+                denoise.replace(tensors)
             advance(1)
             return x
 
-        with self._stage("denoise", len(levels) - 1, timings) as advance:
+        with self._stage("denoise", len(levels) - 1, timings, settings) as advance:
             result = sample(
                 denoise,
                 x * (levels[0] ** 2 + 1) ** 0.5,
@@ -332,10 +345,14 @@ class StableVideoDiffusionPipeline:
             )
 
         output: Any = result.x
-        kind = OUTPUT_TYPES[output_type]
+        chunk = None
         if kind != "latent":
-            with self._stage("decode", videos * frames, timings) as advance:
-                output = self._decode(result.x, decode_chunk_size or frames, kind, advance)
+            with self._stage("decode", videos * frames, timings, settings) as advance:
+                output, chunk = self._memory.decode(
+                    lambda chunk: decode(self.vae, result.x, chunk, kind, advance),
+                    *(settings.decode_chunk, decode_chunk_size is not None, self.vae.backend),
+                )
+                output = frames_of(output, kind, k)
         if not return_dict:
             return output
         return StableVideoDiffusionPipelineOutput(
@@ -350,6 +367,8 @@ class StableVideoDiffusionPipeline:
             nfe=result.nfe,
             timings=timings,
             output_type=kind,
+            decode_chunk_size=chunk,
+            memory="low" if settings.on_demand else "max",
         )
 
     def _sigmas(self, sigmas: Sequence[float] | str | None, steps: int, to_zero: bool) -> tuple[float, ...]:
@@ -371,83 +390,38 @@ class StableVideoDiffusionPipeline:
         if latents is None:
             return self._noise(seeds, Purpose.LATENTS, shape)
         k = self.backend
-        expected = (len(seeds), *shape)
-        found = tuple(getattr(latents, "shape", ()))
-        if found != expected:
-            what = f"have the shape {found}" if found else f"are a {type(latents).__name__}"
-            raise InputError(
-                f"latents {what}, expected an array {expected}: videos, frames, channels, height / 8, width / 8."
-            )
-        array = latents if isinstance(latents, np.ndarray) else k.numpy(latents)
-        if array.dtype.kind in "OSUc":
-            raise InputError(f"latents are of type {array.dtype}, expected real numbers.")
-        if not np.isfinite(array).all():
-            raise InputError("latents hold NaN or infinity, expected unit normal noise.")
+        array = check_latents(latents, (len(seeds), *shape), k)
         return k.array(array, k.state_dtype)
 
-    def _encode(
-        self,
-        pictures: Sequence[Picture],
-        height: int,
-        width: int,
-        seeds: Sequence[int],
-        noise_aug_strength: float,
-        advance: Callable[[int], object],
-    ) -> tuple[Host, Host]:
-        """Embeddings `(videos, channels)` and latents `(videos, channels, h, w)` of the pictures."""
-        extractor, size = self.feature_extractor, self.image_encoder.config.image_size
-        encoder, coder = self.image_encoder.backend, self.vae.backend
-        videos_per_picture = len(seeds) // len(pictures)
-        embeddings, latents = [], []
-        for i, picture in enumerate(pictures):
-            pixels = clip_pixels(picture, size, extractor.image_mean, extractor.image_std)
-            embedding = encoder.numpy(self.image_encoder(encoder.array(pixels[None])))
-            embeddings += [embedding] * videos_per_picture
-            advance(videos_per_picture)
+    # Memory
 
-            clean = vae_pixels(picture, height, width)
-            for seed in seeds[i * videos_per_picture : (i + 1) * videos_per_picture]:
-                noise = noise_aug_strength * normal(seed, Purpose.AUGMENTATION, clean.shape)
-                latents.append(coder.numpy(self.vae.encode(coder.array((clean + noise)[None]))))
-                advance(1)
-        return np.concatenate(embeddings), np.concatenate(latents)
+    @property
+    def memory(self) -> str:
+        """`"auto"`, `"low"` or `"max"`."""
+        return self._memory.mode
 
-    def _decode(self, latents: Array, chunk: int, kind: str, advance: Callable[[int], object]) -> Any:
-        """Frames of each video, decoded in chunks that never straddle two videos."""
-        videos = []
-        for i in range(latents.shape[0]):
-            video = latents[i] * (1 / self.vae.config.scaling_factor)
-            pieces = []
-            for start in range(0, video.shape[0], chunk):
-                piece = self.vae.backend.numpy(self.vae.decode(video[start : start + chunk]))
-                if not np.isfinite(piece).all():
-                    raise NumericalError(
-                        f"NaN or infinity appeared while decoding frames {start} to {start + len(piece) - 1} of video "
-                        f"{i}, in {self.vae.backend.dtype}. A wider dtype, such as float32, may help."
-                    )
-                pieces.append(np.clip(piece.transpose(0, 2, 3, 1) / 2 + 0.5, 0, 1))
-                advance(len(piece))
-            videos.append(np.concatenate(pieces))
-        if kind == "pil":
-            from PIL import Image
-
-            return [[Image.fromarray(frame) for frame in (video * 255).round().astype(np.uint8)] for video in videos]
-        frames = np.stack(videos)
-        return frames if kind == "np" else self.backend.array(frames.transpose(0, 1, 4, 2, 3), self.backend.state_dtype)
+    def _settings(self, job: Job, decode_chunk: int | None) -> Settings:
+        """What is done in one call to need less memory; applied to the networks."""
+        loaded = not isinstance(self.unet, OnDemand)
+        settings = self._memory.settings(job, decode_chunk, loaded)
+        if settings.on_demand and loaded and self._loader is not None:
+            self.__dict__.update(self._loader.networks(on_demand=True))
+        if hasattr(self.unet, "enable_forward_chunking") and settings.forward_chunk is not None:
+            self.unet.enable_forward_chunking(settings.forward_chunk)
+        return settings
 
     @contextmanager
-    def _stage(self, name: str, total: int, timings: dict[str, float]) -> Iterator[Callable[[int], object]]:
-        """Shows the progress of one stage and notes its seconds."""
-        from tqdm.auto import tqdm
+    def _stage(
+        self, name: str, total: int, timings: dict[str, float], settings: Settings
+    ) -> Iterator[Callable[[int], object]]:
+        """One stage: its progress and its seconds, what to do if memory runs out, and what is released after it."""
 
-        start = time.perf_counter()
-        with tqdm(total=total, desc=name, **self._progress) as bar:
-            yield bar.update
-        timings[name] = time.perf_counter() - start
+        def advice() -> str:
+            return advise(name, self.backend.dtype, settings)
 
-
-def _check_number(name: str, value: Any, *, minimum: float, whole: bool = False) -> None:
-    kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not np.isfinite(value) or value < minimum:
-        kind = "a whole number" if whole else "a finite number"
-        raise InputError(f"{name} is {value!r}, expected {kind} of at least {minimum:g}.")
+        try:
+            with explained_memory(name, self.backend, advice), stage(name, total, timings, self._progress) as advance:
+                yield advance
+        finally:
+            if settings.on_demand:
+                release(self.image_encoder, self.vae, self.unet)

@@ -198,7 +198,8 @@ def test_every_option_arrives(calls: list[dict[str, Any]]) -> None:
         "--model m --backend b --device d --dtype t --compile --seed 3 --height 8 --width 16 --num-frames 5 --fps 2.5 "
         "--motion-bucket-id 1.5 --num-videos-per-prompt 2 --num-inference-steps 4 --scheduler lms:order=3 --sigmas 2,1 "
         "--min-guidance-scale 1.25 --max-guidance-scale 2.25 --noise-aug-strength 0.5 --decode-chunk-size 6 --latents "
-        "noise.npy --variant v --revision r --cache-dir c --local-files-only --component unet=u --component vae=default"
+        "noise.npy --memory low --variant v --revision r --cache-dir c --local-files-only --component unet=u "
+        "--component vae=default"
     )
     assert run("generate", "a.png", "b.png", "-o", "out.gif", *given.split()).exit_code == 0
     (call,) = calls
@@ -225,6 +226,7 @@ def test_every_option_arrives(calls: list[dict[str, Any]]) -> None:
         "noise_aug_strength": 0.5,
         "decode_chunk_size": 6,
         "variant": "v",
+        "memory": "low",
         "revision": "r",
         "cache_dir": Path("c"),
         "local_files_only": True,

@@ -1,0 +1,212 @@
+"""`memory="auto"`, `"low"` and `"max"`: equal results, one network at a time, and what happens if memory runs out."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import svdkit.on_demand
+from svdkit import StableVideoDiffusionPipeline
+from svdkit.backend import Backend
+from svdkit.errors import CheckpointError, InputError, MemoryWarning, OutOfMemoryError
+from svdkit.memory import Memory, host_memory
+from svdkit.planning import ladder, plan
+
+JOB: dict[str, Any] = {
+    "image": Image.new("RGB", (64, 64), "teal"),
+    "height": 64,
+    "width": 64,
+    "num_frames": 4,
+    "num_inference_steps": 2,
+    "generator": 0,
+    "output_type": "np",
+    "return_dict": True,
+}
+
+
+def load(memory: str = "auto", **options: Any) -> StableVideoDiffusionPipeline:
+    pipe = StableVideoDiffusionPipeline.from_pretrained("tiny-random", backend="numpy", memory=memory, **options)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture
+def capacity(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Sets what every process may have beside what it held before."""
+
+    def limit(size: int) -> None:
+        monkeypatch.setattr(Backend, "memory", lambda self: Memory(available=size, used=0, total=size))
+
+    return limit
+
+
+def test_low_equals_max_and_has_one_network_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[weakref.ref[Any]] = []
+    most = []
+    original = svdkit.on_demand.load_component
+
+    def watched(*args: Any, **options: Any) -> Any:
+        network = original(*args, **options)
+        alive.append(weakref.ref(network))
+        most.append(sum(ref() is not None for ref in alive))
+        return network
+
+    expected = load("max")(**JOB, decode_chunk_size=1)
+    monkeypatch.setattr(svdkit.on_demand, "load_component", watched)
+    pipe = load("low")
+    assert not alive, "nothing is loaded before it is needed"
+    found = pipe(**JOB)
+    assert most == [1, 1, 1, 1]  # image encoder, VAE, UNet, VAE
+    gc.collect()
+    assert not any(ref() for ref in alive), "the last is released too"
+    # Rows of a product are summed alike in pieces and whole but for the last digits of float32.
+    np.testing.assert_allclose(found.frames, expected.frames, atol=1e-5)
+    assert (found.decode_chunk_size, found.memory) == (1, "low")
+    assert expected.memory == "max"
+    np.testing.assert_array_equal(pipe(**JOB).frames, found.frames)
+
+
+def test_max_cuts_nothing() -> None:
+    assert load("max")(**JOB).decode_chunk_size == 4
+    assert load("max")(**JOB, decode_chunk_size=3).decode_chunk_size == 3
+
+
+def test_auto_is_max_where_that_fits(recwarn: pytest.WarningsRecorder) -> None:
+    video = load()(**JOB)
+    assert (video.memory, video.decode_chunk_size) == ("max", 4)
+    assert not [w for w in recwarn if issubclass(w.category, MemoryWarning)]
+
+
+def test_auto_cuts_the_decode_and_says_so(capacity: Callable[[int], None]) -> None:
+    needed = {chunk: needs(memory="max", decode_chunk_size=chunk) for chunk in (1, 2, 4)}
+    capacity(int(1.2 * needed[2]))
+    with pytest.warns(MemoryWarning, match=r"decoded 2 at a time.*decode_chunk_size=2"):
+        video = load()(**JOB)
+    assert (video.memory, video.decode_chunk_size) == ("max", 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", MemoryWarning)
+        assert load()(**JOB, decode_chunk_size=2).decode_chunk_size == 2
+    np.testing.assert_array_equal(video.frames, load("max")(**JOB, decode_chunk_size=2).frames)
+
+
+def test_auto_takes_the_lowest_where_nothing_fits(capacity: Callable[[int], None]) -> None:
+    capacity(10**6)
+    pipe = load()
+    with pytest.warns(MemoryWarning, match=r"may run out of memory: .* are needed and 1.0 MB are available"):
+        video = pipe(**JOB)
+    assert (video.memory, video.decode_chunk_size) == ("low", 1)
+
+
+def test_an_explicit_chunk_wins_where_nothing_fits(capacity: Callable[[int], None]) -> None:
+    capacity(10**6)
+    with pytest.warns(MemoryWarning):
+        assert load()(**JOB, decode_chunk_size=3).decode_chunk_size == 3
+
+
+def needs(**options: Any) -> int:
+    found = plan("tiny-random", height=64, width=64, num_frames=4, backend="numpy", **options)
+    return found.needed - found.base
+
+
+def limited(pipe: StableVideoDiffusionPipeline, most: int) -> list[int]:
+    """Lets decoding run out of memory with more frames than `most`; returns what was tried."""
+    decode, tried = pipe.vae.decode, []
+
+    def limited_decode(latents: Any) -> Any:
+        tried.append(latents.shape[0])
+        if latents.shape[0] > most:
+            raise MemoryError("Unable to allocate 3 GiB")
+        return decode(latents)
+
+    pipe.vae.decode = limited_decode  # type: ignore[method-assign]
+    return tried
+
+
+def test_a_decode_that_runs_out_is_tried_with_half_the_chunk() -> None:
+    pipe = load()
+    tried = limited(pipe, 1)
+    with pytest.warns(MemoryWarning) as warned:
+        video = pipe(**JOB)
+    assert tried == [4, 2, 1, 1, 1, 1]
+    assert [f"decode_chunk_size={n}" in str(w.message) for n, w in zip((2, 1), warned, strict=True)] == [True, True]
+    assert video.decode_chunk_size == 1
+    np.testing.assert_array_equal(video.frames, load("max")(**JOB, decode_chunk_size=1).frames)
+
+
+@pytest.mark.parametrize(("memory", "options"), [("max", {}), ("auto", {"decode_chunk_size": 4})])
+def test_what_was_asked_for_is_not_cut(memory: str, options: dict[str, Any]) -> None:
+    pipe = load(memory)
+    limited(pipe, 2)
+    with pytest.raises(OutOfMemoryError, match=r"'decode' .*Unable to allocate.*decode_chunk_size=2, then memory"):
+        pipe(**JOB, **options)
+
+
+def test_a_single_frame_that_runs_out_is_an_error() -> None:
+    pipe = load()
+    limited(pipe, 0)
+    with pytest.warns(MemoryWarning), pytest.raises(OutOfMemoryError, match="decode"):
+        pipe(**JOB)
+
+
+@pytest.mark.parametrize(("name", "stage"), [("image_encoder", "encode"), ("unet", "denoise")])
+def test_the_stage_is_told(monkeypatch: pytest.MonkeyPatch, name: str, stage: str) -> None:
+    pipe = load("max")
+
+    def fail(*_: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(type(getattr(pipe, name)), "__call__", fail)
+    with pytest.raises(OutOfMemoryError, match=f"numpy on cpu ran out in the stage '{stage}'") as caught:
+        pipe(**JOB)
+    assert isinstance(caught.value, MemoryError)
+
+
+def test_other_errors_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = load("max")
+
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("not about memory")
+
+    monkeypatch.setattr(type(pipe.unet), "__call__", fail)
+    with pytest.raises(RuntimeError, match="not about memory"):
+        pipe(**JOB)
+
+
+def test_modes_that_do_not_go() -> None:
+    with pytest.raises(InputError, match='"auto", "low" or "max"'):
+        load("tiny")
+    with pytest.raises(InputError, match="compile"):
+        load("low", compile=True)
+
+
+def test_low_checks_the_files_at_once(tmp_path: Path) -> None:
+    load("max").save_pretrained(tmp_path)
+    (tmp_path / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"PK\x03\x04")
+    with pytest.raises(CheckpointError, match="vae"):
+        StableVideoDiffusionPipeline.from_pretrained(tmp_path, backend="numpy", memory="low")
+
+
+def test_the_ladder_begins_with_what_changes_no_result() -> None:
+    steps = [(s.on_demand, s.forward_chunk, s.decode_chunk) for s in ladder(5, None, movable=True)]
+    whole = [(False, None, 5), (False, 1, 5), (True, 1, 5)]
+    cut = [(moved, 1, chunk) for moved in (False, True) for chunk in (3, 2, 1)]
+    assert steps == whole + cut
+    assert all(s.decode_chunk == 4 for s in ladder(5, 4, movable=True))
+    assert not any(s.on_demand for s in ladder(5, None, movable=False))
+
+
+def test_a_containers_limit_counts(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("400000\n")
+    assert host_memory(tmp_path).total == 1000000
+    assert host_memory(tmp_path).available == 600000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert host_memory(tmp_path).total > 1000000

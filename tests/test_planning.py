@@ -1,0 +1,84 @@
+"""Plans: against measured peaks, and as text, JSON and exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from memory_peaks import write
+
+from svdkit.backend import Backend
+from svdkit.cli import cli
+from svdkit.errors import InputError
+from svdkit.memory import Memory
+from svdkit.planning import plan
+
+SMALL: dict[str, Any] = {"height": 64, "width": 64, "num_frames": 4, "backend": "numpy"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("checkpoint"))
+
+
+def ratio(folder: Path, backend: str, *size: int) -> float:
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "GLOG_v": "3"}
+    command = [sys.executable, Path(__file__).parent / "memory_peaks.py", backend, *map(str, size), folder]
+    out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=500).stdout
+    found = json.loads(out.splitlines()[-1])
+    return float(found["planned"] / found["measured"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's record of resident memory is Linux's")
+@pytest.mark.parametrize(
+    ("backend", "size"), [("numpy", (128, 192, 4)), ("torch", (192, 256, 4)), ("mindspore", (256, 256, 5))]
+)
+def test_a_plan_is_within_15_percent_of_the_measured_peak(folder: Path, backend: str, size: tuple[int, ...]) -> None:
+    """Measured: 0.96 (NumPy), 1.10 (torch), 1.02 (MindSpore)."""
+    pytest.importorskip(backend)
+    assert ratio(folder, backend, *size) == pytest.approx(1, abs=0.15)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["numpy", "torch", "mindspore"])
+def test_a_larger_plan_too(folder: Path, backend: str) -> None:
+    assert ratio(folder, backend, 320, 320, 5) == pytest.approx(1, abs=0.15)
+
+
+def test_what_a_plan_says() -> None:
+    found = plan("tiny-random", **SMALL)
+    assert found.fits
+    assert found.needed == found.base + max(found.peaks.values())
+    assert found.peaks["decode"] == sum(found.weights.values()) + found.activations["decode"]
+    low = plan("tiny-random", **SMALL, memory="low")
+    assert low.peaks["denoise"] == low.weights["unet"] + low.activations["denoise"]
+    assert low.activations["decode"] < found.activations["decode"] / 2
+    assert "decoding: 4 of 4 frames" in str(found)
+    assert "one after another" in str(low)
+    single = plan("tiny-random", **SMALL, guided=False)
+    assert single.activations["denoise"] < found.activations["denoise"]
+
+
+@pytest.mark.parametrize(("options", "match"), [({"memory": "much"}, "memory is"), ({"height": 65}, "65")])
+def test_what_cannot_be_planned(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        plan("tiny-random", **SMALL | options)
+
+
+def test_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = ["plan", "tiny-random", "-b", "numpy", "--height", "64", "--width", "64", "--num-frames", "4"]
+    result = CliRunner().invoke(cli, small)
+    assert (result.exit_code, "It fits." in result.output) == (0, True)
+    told = json.loads(CliRunner().invoke(cli, [*small, "--memory", "low", "--json"]).output)
+    assert told["settings"] == {"on_demand": True, "forward_chunk": 1, "decode_chunk": 1}
+    assert told["fits"] is True
+    monkeypatch.setattr(Backend, "memory", lambda self: Memory(10**6, 0, 10**6))
+    result = CliRunner().invoke(cli, [*small, "--memory", "max"])
+    assert result.exit_code == 1
+    assert "It does not fit. Less is needed with decode_chunk_size=2, then memory" in result.output
