@@ -15,9 +15,10 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .generation import generate
     from .hookspecs import ComponentSpec, PluginSpec, hookimpl
+    from .memory.planning import plan
     from .output import StableVideoDiffusionPipelineOutput
     from .pipeline import StableVideoDiffusionPipeline
-    from .plugins import list_backends, list_schedulers, list_sigma_schedules
+    from .plugins import list_backends, list_components, list_schedulers, list_sigma_schedules
     from .sampling import sample
     from .schedules import sigma_schedule
 
@@ -29,8 +30,10 @@ _WHERE = {
     "StableVideoDiffusionPipelineOutput": "output",
     "StableVideoDiffusionPipeline": "pipeline",
     "list_backends": "plugins",
+    "list_components": "plugins",
     "list_schedulers": "plugins",
     "list_sigma_schedules": "plugins",
+    "plan": "memory.planning",
     "sample": "sampling",
     "sigma_schedule": "schedules",
 }
@@ -43,8 +46,10 @@ __all__ = [
     "generate",
     "hookimpl",
     "list_backends",
+    "list_components",
     "list_schedulers",
     "list_sigma_schedules",
+    "plan",
     "sample",
     "sigma_schedule",
 ]

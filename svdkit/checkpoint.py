@@ -108,7 +108,7 @@ def load_component(
     """
     replacement = registry().component(name, backend.name, choice)
     if replacement is not None:
-        return replacement(folder / name, backend)
+        return replacement(folder / name, backend, variant)
     config, backend = component_config(name, folder, backend)
     with _open_weights(name, folder, variant) as source:
         return build(lambda p: ARCHITECTURES[name][1](config, p), source, backend, str(folder / name))

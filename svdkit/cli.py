@@ -366,7 +366,7 @@ def plan(model: str, as_json: bool, **options: Any) -> None:
 
     The exit status is 0 if it fits, and otherwise 1.
     """
-    from . import planning
+    from .memory import planning
 
     found = planning.plan(model, **options)
     click.echo(json.dumps(found.as_dict()) if as_json else str(found))
@@ -406,14 +406,17 @@ def _add_listing(what: str) -> None:
         if as_json:
             click.echo(json.dumps([attrs.asdict(info) for info in infos], indent=2))
             return
+        if not infos:
+            click.echo("none")
         width = max((len(info.name) for info in infos), default=0)
         for info in infos:
             state = "available" if info.available else "not available"
-            click.echo(f"{info.name:{width}}  {state:13}  {info.summary} [{info.origin}]")
+            summary = f"{info.replaces}: {info.summary}" if info.replaces else info.summary
+            click.echo(f"{info.name:{width}}  {state:13}  {summary} [{info.origin}]")
             if not info.available:
                 how = f"; install it with: {info.install}" if info.install else ""
                 click.echo(f"{'':{width}}  {info.reason}{how}")
 
 
-for _what in ("backends", "schedulers", "sigma schedules"):
+for _what in ("backends", "schedulers", "sigma schedules", "components"):
     _add_listing(_what)

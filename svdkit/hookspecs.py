@@ -78,9 +78,10 @@ def svdkit_backends() -> Sequence[PluginSpec]:
 def svdkit_components() -> Sequence[ComponentSpec]:
     """Whole networks (a compiled engine, a quantised model) that replace the written-once one on a backend.
 
-    The target is called as `target(folder, backend)`, with the component's folder of the checkpoint, and returns an
-    object that satisfies `UNet`, `VAE` or `ImageEncoder` of `svdkit.interfaces`. A component that is registered
-    for a backend is used with it, unless the caller chooses another by name or `"default"`.
+    The target is called as `target(folder, backend, variant)`, with the component's folder of the checkpoint and which
+    of its weights the caller asked for (`"fp16"`, say; None for the plain ones), and returns an object that satisfies
+    `UNet`, `VAE` or `ImageEncoder` of `svdkit.interfaces`. A component that is registered for a backend is used with
+    it, unless the caller chooses another by name or `"default"`.
     """
     return ()
 

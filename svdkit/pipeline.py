@@ -24,11 +24,11 @@ from .errors import InputError, NumericalError
 from .guidance import guidance_scales
 from .hub import resolve_model
 from .interfaces import VAE, ImageEncoder, PrefersSchedule, Scheduler, UNet
-from .memory_policy import MemoryPolicy
+from .memory.on_demand import Loader, OnDemand, compile_all, release
+from .memory.planning import Job, Planner, Settings, advise, check_mode
+from .memory.policy import MemoryPolicy
 from .noise import Generator, Purpose, normal, seeds_of
-from .on_demand import Loader, OnDemand, compile_all, release
 from .output import StableVideoDiffusionPipelineOutput
-from .planning import Job, Planner, Settings, advise, check_mode
 from .plugins import make
 from .precondition import scalings
 from .preprocess import ImageInput, check_size, load_images
@@ -296,7 +296,7 @@ class StableVideoDiffusionPipeline:
         timings: dict[str, float] = {}
         guided = bool((scales != 1).any())
         kind = OUTPUT_TYPES[output_type]
-        job = Job(height, width, frames, videos, guided, 1 if kind == "pil" else 4)
+        job = Job(height, width, frames, videos, guided, 1 if kind == "pil" else 4, scale_factor)
         settings = self._settings(job, decode_chunk_size)
         with self._stage("encode", 2 * videos, timings, settings) as advance:
             embeddings = embed(self.image_encoder, self.feature_extractor, pictures, num_videos_per_prompt, advance)

@@ -49,6 +49,8 @@ class PluginInfo:
     """The command that makes it available, where one would."""
     origin: str
     """The entry point, and its distribution, that registered it."""
+    replaces: str = ""
+    """Of a component: which network of which backend."""
 
 
 @frozen
@@ -57,6 +59,11 @@ class Entry:
 
     spec: PluginSpec
     origin: str
+
+    @property
+    def replaces(self) -> str:
+        """Of a component: `"unet of numpy"`, say."""
+        return f"{self.spec.component} of {self.spec.backend}" if isinstance(self.spec, ComponentSpec) else ""
 
 
 def entry_points() -> list[importlib.metadata.EntryPoint]:
@@ -116,13 +123,21 @@ class Registry:
         entries = list(self.entries(kind))
         infos = []
         for entry in entries:
-            rivals = [e.origin for e in entries if e.spec.name == entry.spec.name]
+            rivals = [e.origin for e in entries if (e.spec.name, e.replaces) == (entry.spec.name, entry.replaces)]
             missing = missing_modules(entry.spec)
             reason = f"the name is taken by {' and '.join(rivals)}" if len(rivals) > 1 else ""
             reason = reason or (f"{', '.join(missing)} is not installed" if missing else "")
             spec = entry.spec
             infos.append(
-                PluginInfo(spec.name, spec.summary, not reason, reason, spec.install if missing else "", entry.origin)
+                PluginInfo(
+                    name=spec.name,
+                    summary=spec.summary,
+                    available=not reason,
+                    reason=reason,
+                    install=spec.install if missing else "",
+                    origin=entry.origin,
+                    replaces=entry.replaces,
+                )
             )
         return sorted(infos, key=lambda info: info.name)
 
@@ -255,6 +270,11 @@ def list_schedulers() -> list[PluginInfo]:
 def list_sigma_schedules() -> list[PluginInfo]:
     """Every sigma schedule, as `list_backends` tells of backends."""
     return registry().infos("sigma schedule")
+
+
+def list_components() -> list[PluginInfo]:
+    """Every network that stands in for one of svdkit's own, as `list_backends` tells of backends."""
+    return registry().infos("component")
 
 
 def make(kind: str, name: str, options: Mapping[str, Any] | None = None, *args: Any) -> Any:

@@ -43,7 +43,7 @@ def svdkit_components():
 class Wrapper:
     """svdkit's own UNet, behind another object."""
 
-    def __init__(self, folder, backend):
+    def __init__(self, folder, backend, variant=None):
         self.network = network_of(folder.name, backend)
         self.config, self.backend = self.network.config, backend
 
@@ -124,8 +124,8 @@ class FixedShape(Wrapper):
 
 @fake(fails="config_and_backend|generations")
 class NoConfig(Wrapper):
-    def __init__(self, folder, backend):
-        super().__init__(folder, backend)
+    def __init__(self, folder, backend, variant=None):
+        super().__init__(folder, backend, variant)
         self.config = None
 
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from PIL import Image
 
+from svdkit.memory.planning import plan
 from svdkit.pipeline import StableVideoDiffusionPipeline
-from svdkit.planning import plan
 from svdkit.plugins import make
 from svdkit.testing.random_checkpoint import CLIP_XT, UNET_XT, VAE_XT, write_random_checkpoint
 

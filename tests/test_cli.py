@@ -15,6 +15,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import attrs
 import imageio.v3 as iio
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from PIL import Image
 import svdkit
 from svdkit import cli, plugins
 from svdkit.generation import generate
-from svdkit.hookspecs import PluginSpec, hookimpl
+from svdkit.hookspecs import ComponentSpec, PluginSpec, hookimpl
 from svdkit.output import StableVideoDiffusionPipelineOutput
 from svdkit.pipeline import StableVideoDiffusionPipeline
 from svdkit.sigmas import karras
@@ -523,6 +524,11 @@ def test_what_only_tells_imports_little(args: str, absent: str) -> None:
     assert modules.isdisjoint(absent.split())
 
 
+def test_an_empty_listing() -> None:
+    assert run("components").stdout == "none\n"
+    assert json.loads(run("components", "--json").stdout) == []
+
+
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
@@ -559,6 +565,11 @@ class Needy:
             )
         ]
 
+    @hookimpl
+    def svdkit_components(self) -> list[ComponentSpec]:
+        (backend,) = self.svdkit_backends()
+        return [ComponentSpec(**attrs.asdict(backend), component="vae", backend="numpy")]
+
 
 class Sick:
     """A plugin that fails."""
@@ -587,7 +598,11 @@ def test_a_listing_tells_what_is_missing_and_what_is_broken() -> None:
     first, second, *others = result.stdout.splitlines()
     assert first == "abacus     not available  beads on rods [needy (needy-svdkit)]"
     assert second == "           no_such_module is not installed; install it with: pip install abacus"
-    assert [line.split()[:2] for line in others] == [["mindspore", "available"], ["numpy", "available"]]
+    assert [line.split()[:2] for line in others] == [[name, "available"] for name in ("mindspore", "numpy", "torch")]
+    components = run("components").stdout
+    assert components == "abacus  not available  vae of numpy: beads on rods [needy (needy-svdkit)]\n" + (
+        "        no_such_module is not installed; install it with: pip install abacus\n"
+    )
 
 
 @pytest.mark.usefixtures("strangers")

@@ -34,6 +34,8 @@ class TestMindSpore(BackendConformance):
 class TestTorch(BackendConformance):
     backend = "torch"
     device = "cpu"
+    # Whole networks take torch's compiler a minute and a half in each dtype; test_compile and test_torch.py are quick.
+    test_compiled_equals_eager = pytest.mark.slow(BackendConformance.test_compiled_equals_eager)
 
     @pytest.fixture(autouse=True, scope="class")
     def _one_thread(self):

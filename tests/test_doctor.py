@@ -20,12 +20,12 @@ import pytest
 from click.testing import CliRunner
 
 import svdkit
-from svdkit import cli, doctor, probe
+from svdkit import cli, doctor
 from svdkit.backend import Device
-from svdkit.doctor import examine, unmet_requirements
+from svdkit.doctor import examine, probe, unmet_requirements
+from svdkit.doctor.report import Plugin, Report
 from svdkit.hookspecs import PluginSpec
 from svdkit.plugins import KINDS
-from svdkit.report import Plugin, Report
 
 Plant = Callable[..., None]
 MAIN = [sys.executable, "-c", "from svdkit.cli import main; main()"]
@@ -391,4 +391,4 @@ def test_help_imports_none_of_it() -> None:
     for arguments in (["--help"], ["doctor", "--help"]):
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
         assert "doctor" in done.stdout
-        assert {"svdkit.doctor", "svdkit.probe", "svdkit.report", "attrs"}.isdisjoint(done.stderr.split())
+        assert {"svdkit.doctor", "svdkit.doctor.probe", "svdkit.doctor.report", "attrs"}.isdisjoint(done.stderr.split())

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import svdkit.on_demand
+import svdkit.memory.on_demand
 from svdkit import StableVideoDiffusionPipeline
 from svdkit.backend import Backend
 from svdkit.errors import CheckpointError, InputError, MemoryWarning, OutOfMemoryError
 from svdkit.memory import Memory, host_memory
-from svdkit.planning import ladder, plan
+from svdkit.memory.planning import ladder, plan
 
 JOB: dict[str, Any] = {
     "image": Image.new("RGB", (64, 64), "teal"),
@@ -51,7 +51,7 @@ def capacity(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 def test_low_equals_max_and_has_one_network_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     alive: list[weakref.ref[Any]] = []
     most = []
-    original = svdkit.on_demand.load_component
+    original = svdkit.memory.on_demand.load_component
 
     def watched(*args: Any, **options: Any) -> Any:
         network = original(*args, **options)
@@ -60,7 +60,7 @@ def test_low_equals_max_and_has_one_network_at_a_time(monkeypatch: pytest.Monkey
         return network
 
     expected = load("max")(**JOB, decode_chunk_size=1)
-    monkeypatch.setattr(svdkit.on_demand, "load_component", watched)
+    monkeypatch.setattr(svdkit.memory.on_demand, "load_component", watched)
     pipe = load("low")
     assert not alive, "nothing is loaded before it is needed"
     found = pipe(**JOB)

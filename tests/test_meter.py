@@ -13,9 +13,9 @@ from memory_peaks import UNET, VAE
 from svdkit.backend import Backend
 from svdkit.checkpoint import ARCHITECTURES
 from svdkit.config import UNetConfig, from_dict
-from svdkit.meter import Meter, Pool
+from svdkit.memory.meter import Meter, Pool
+from svdkit.memory.planning import Job, Settings, metered, run
 from svdkit.params import Params, expected_shapes
-from svdkit.planning import Job, Settings, metered, run
 from svdkit.testing.random_checkpoint import random_tensor
 from svdkit_numpy.backend import NumpyBackend
 

@@ -17,7 +17,7 @@ from svdkit.backend import Backend
 from svdkit.cli import cli
 from svdkit.errors import InputError
 from svdkit.memory import Memory
-from svdkit.planning import plan
+from svdkit.memory.planning import plan
 
 SMALL: dict[str, Any] = {"height": 64, "width": 64, "num_frames": 4, "backend": "numpy"}
 

@@ -21,6 +21,7 @@ from PIL import Image
 
 import svdkit
 from svdkit import ComponentSpec, PluginSpec, StableVideoDiffusionPipeline, hookspecs
+from svdkit.checkpoint import load_component
 from svdkit.errors import (
     BrokenPluginError,
     DuplicatePluginError,
@@ -29,6 +30,7 @@ from svdkit.errors import (
     PluginWarning,
     UnknownPluginError,
 )
+from svdkit.hub import resolve_model
 from svdkit.plugins import KINDS, Registry, make, registry
 
 Install = Callable[..., None]
@@ -174,10 +176,10 @@ def test_hook_svdkit_backends(install: Install, generate: Callable[..., Any]) ->
 def test_hook_svdkit_components(install: Install, generate: Callable[..., Any]) -> None:
     code = """
     class Still:
-        def __init__(self, folder, backend):
+        def __init__(self, folder, backend, variant):
             from svdkit.config import UNetConfig, from_dict, read_json
             self.config = from_dict(UNetConfig, read_json(folder / "config.json"))
-            self.backend = backend
+            self.backend, Still.variant = backend, variant
         def prepare(self, image_embeddings, added_time_ids, frames):
             return ()
         def __call__(self, sample, c_noise, prepared):
@@ -192,6 +194,11 @@ def test_hook_svdkit_components(install: Install, generate: Callable[..., Any]) 
     # A network that answers 0 everywhere makes the denoiser x / (sigma ** 2 + 1), and so x0 of the last step small.
     assert np.abs(still).max() < 10
     assert registry().component("unet", "mindspore", None) is None
+    numpy = registry().load("backend", "numpy")("cpu", "float32")
+    found = load_component("unet", resolve_model("tiny-random"), numpy, variant="fp16")
+    assert (type(found).__name__, found.variant) == ("Still", "fp16")
+    (info,) = svdkit.list_components()
+    assert (info.name, info.replaces, info.available) == ("still", "unet of numpy", True)
     assert registry().component("vae", "numpy", None) is None
     with pytest.raises(UnknownPluginError, match=r"unet for numpy 'stil'.*'still'.*default"):
         generate(components={"unet": "stil"})

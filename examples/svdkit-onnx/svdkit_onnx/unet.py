@@ -24,13 +24,14 @@ class OnnxUNet:
     Args:
         folder: the checkpoint's `unet`.
         backend: the one that it stands in on.
+        variant: which weights, for instance `"fp16"`.
 
     Raises:
         InputError: the backend does not compute in float32.
         CheckpointError: the configuration or the weights are missing, corrupt or do not fit each other.
     """
 
-    def __init__(self, folder: Path, backend: Backend) -> None:
+    def __init__(self, folder: Path, backend: Backend, variant: str | None = None) -> None:
         if backend.dtype != "float32":
             raise InputError(
                 f"The unet 'onnx' computes in float32, not in {backend.dtype!r}. Leave out dtype={backend.dtype!r}, "
@@ -39,7 +40,7 @@ class OnnxUNet:
         self.config = from_dict(UNetConfig, read_json(folder / "config.json"))
         self.backend = backend
         self._kernels = OnnxBackend()
-        with Weights.open(folder, STEMS["unet"]) as weights:
+        with Weights.open(folder, STEMS["unet"], variant) as weights:
             self._unet = build(lambda p: UNet(self.config, p), weights, self._kernels, str(folder))
         self._unet.compile()
         self.enable_forward_chunking = self._unet.enable_forward_chunking

@@ -1,6 +1,6 @@
 """What is installed, what of it is broken, and the command that mends it: `svdkit doctor`.
 
-Plugins and frameworks are asked in processes of their own (`svdkit.probe`), so this works where they do not.
+Plugins and frameworks are asked in processes of their own (`svdkit.doctor.probe`), so this works where they do not.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 
 from attrs import evolve
 
-from . import __version__
-from .backend import Device
-from .plugins import entry_points, origin_of
+from .. import __version__
+from ..backend import Device
+from ..plugins import entry_points, origin_of
 from .probe import ask
 from .report import Plugin, Problem, Report
 
@@ -241,7 +241,7 @@ def _said(error: Exception) -> str:
 
 
 def _memory() -> tuple[int, int]:
-    from .memory import host_memory
+    from ..memory import host_memory
 
     memory = host_memory()
     return memory.total, memory.available
@@ -262,6 +262,6 @@ def _ffmpeg() -> str:
 
 
 def _models() -> tuple[str, ...]:
-    from .hub import shipped_models
+    from ..hub import shipped_models
 
     return shipped_models()

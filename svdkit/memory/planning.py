@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 from attrs import asdict, field, frozen
 
-from .backend import Backend, Host
-from .checkpoint import ARCHITECTURES, component_config
-from .denoiser import ConditionedDenoiser
-from .errors import InputError
-from .hub import resolve_model
-from .memory import Memory, describe
+from ..backend import Backend, Host
+from ..checkpoint import ARCHITECTURES, component_config
+from ..denoiser import ConditionedDenoiser
+from ..errors import InputError
+from ..hub import resolve_model
+from ..params import Params, expected_shapes
+from ..plugins import make
+from ..preprocess import check_size
+from . import Memory, describe
 from .meter import Ledger, Meter
-from .params import Params, expected_shapes
-from .plugins import make
-from .preprocess import check_size
 
 MODES = ("auto", "low", "max")
 MARGIN = 1.15
@@ -50,6 +50,8 @@ class Job:
     guided: bool = True
     output_bytes: int = 1
     """Of one channel of a pixel, where frames are collected: 1 for PIL images, 4 for arrays."""
+    scale_factor: int = 8
+    """How many pixels of the video one of the latents is, along each side."""
 
 
 @frozen
@@ -272,18 +274,17 @@ def run(stage: str, network: Any, job: Job, settings: Settings) -> Any:
     """What a stage of the pipeline computes on its device at a time, on a metered network."""
     k: Meter = network.backend
     config = network.config
+    latent = job.height // job.scale_factor, job.width // job.scale_factor
     if stage == "image_encoder":
         return network(k.new((1, config.num_channels, config.image_size, config.image_size), "float32"))
     if stage == "encode":
         return network.encode(k.new((1, config.in_channels, job.height, job.width), k.state_dtype))
     if stage == "decode":
-        latent = job.height // config.scale_factor, job.width // config.scale_factor
         frames = min(settings.decode_chunk, job.num_frames)
         return network.decode(k.new((frames, config.latent_channels, *latent), k.state_dtype))
     if settings.forward_chunk is not None:
         network.enable_forward_chunking(settings.forward_chunk)
     batch, frames, channels = (1 + job.guided) * job.num_videos, job.num_frames, config.in_channels // 2
-    latent = job.height // 8, job.width // 8
     denoise = ConditionedDenoiser(
         unet=network,
         frames=frames,
@@ -336,7 +337,7 @@ def plan(
     unet, _ = component_config("unet", folder, kernels)
     vae, _ = component_config("vae", folder, kernels)
     check_size(height, width, vae.scale_factor)
-    job = Job(height, width, num_frames or unet.num_frames, num_videos, guided)
+    job = Job(height, width, num_frames or unet.num_frames, num_videos, guided, scale_factor=vae.scale_factor)
     planner, base = Planner(folder, kernels), kernels.memory().used
     if memory == "auto":
         return planner.choose(str(model), job, decode_chunk_size, base, movable=not compile, loaded=True)

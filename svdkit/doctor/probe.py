@@ -21,15 +21,15 @@ from typing import Any
 
 from attrs import asdict
 
-from .errors import BrokenPluginError
-from .hookspecs import ComponentSpec, PluginSpec
-from .plugins import KINDS, Entry, Registry, entry_points, missing_modules, origin_of
+from ..errors import BrokenPluginError
+from ..hookspecs import ComponentSpec, PluginSpec
+from ..plugins import KINDS, Entry, Registry, entry_points, missing_modules, origin_of
 
 Answer = dict[str, Any]
 
 _END: Answer = {}
 # The search path is handed over as it is here, where a program or a notebook may have changed it.
-_CODE = "import sys; sys.path[:] = sys.argv.pop().split('\\n'); from svdkit.probe import main; main()"
+_CODE = "import sys; sys.path[:] = sys.argv.pop().split('\\n'); from svdkit.doctor.probe import main; main()"
 
 
 def ask(question: str, *arguments: str, seconds: float) -> tuple[list[Answer], str]:
@@ -132,7 +132,7 @@ def _broken(what: str, error: BaseException) -> Answer:
 
 
 def _look_at_backend(target: Callable[..., Any], spec: PluginSpec) -> Answer:
-    from .backend import Backend
+    from ..backend import Backend
 
     try:
         backend = target(None, None)
@@ -158,7 +158,7 @@ def try_backend(backend: str) -> Iterator[Answer]:
     """Makes one small frame with the model that ships, through all networks: on which device, or why not."""
     from PIL import Image
 
-    from .pipeline import StableVideoDiffusionPipeline
+    from ..pipeline import StableVideoDiffusionPipeline
 
     try:
         pipe = StableVideoDiffusionPipeline.from_pretrained("tiny-random", backend=backend)

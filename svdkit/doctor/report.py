@@ -8,9 +8,9 @@ from textwrap import wrap
 
 from attrs import asdict, frozen
 
-from .backend import Device
-from .memory import describe
-from .plugins import KINDS
+from ..backend import Device
+from ..memory import describe
+from ..plugins import KINDS
 
 
 @frozen

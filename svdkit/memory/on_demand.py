@@ -9,9 +9,10 @@ from typing import Any
 
 from attrs import frozen
 
-from .backend import Backend
-from .checkpoint import check_component, component_config, load_component
-from .plugins import registry
+from ..backend import Backend
+from ..checkpoint import check_component, component_config, load_component
+from ..errors import InputError
+from ..plugins import registry
 
 COMPONENTS = ("image_encoder", "vae", "unet")
 
@@ -120,8 +121,6 @@ def compile_all(networks: Iterable[tuple[str, Any]]) -> None:
     Raises:
         InputError: one cannot be compiled.
     """
-    from .errors import InputError
-
     for name, network in networks:
         if not hasattr(network, "compile"):
             raise InputError(f"The {name} that a plugin offers cannot be compiled; leave `compile=False`.")

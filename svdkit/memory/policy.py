@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from attrs import frozen
 
-from .backend import Backend
-from .errors import CheckpointError, MemoryWarning
+from ..backend import Backend
+from ..errors import CheckpointError, MemoryWarning
 from .planning import Job, Planner, Settings, check_mode, fixed
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .backend import Backend, Call, F, Host, Layer, Shape, itemsize
+from ..backend import Backend, Call, F, Host, Layer, Shape, itemsize
 
 
 class Ledger:
