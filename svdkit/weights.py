@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -60,8 +60,8 @@ _LOOKS: Final[Mapping[bytes, tuple[str, str]]] = {
 class Weights:
     """One component's weights: a safetensors file, or several shards of one.
 
-    Opening reads only the headers. `read` copies one tensor out of the memory-mapped file, so that a
-    component can be loaded with a single copy of it alive at the end.
+    Opening reads only the headers, which safetensors checks. `read` reads one tensor into memory of its own; through
+    the map that safetensors makes of a file, all that was read would stay in memory until the file is closed.
 
     Args:
         paths: the safetensors files.
@@ -74,13 +74,17 @@ class Weights:
     def __init__(self, paths: Sequence[Path], promised: Mapping[str, Path] | None = None) -> None:
         self.paths = tuple(paths)
         self._where: dict[str, tuple[Path, Any]] = {}
+        self._data: dict[str, tuple[BinaryIO, int]] = {}
         with ExitStack() as stack:
             for path in self.paths:
                 file = stack.enter_context(_open(path))
+                data = stack.enter_context(path.open("rb", buffering=0))
+                begins = _offsets(data)
                 for key in file.keys():
                     if key in self._where:
                         raise CheckpointError(f"{path} and {self._where[key][0].name} both hold {key!r}.")
                     self._where[key] = path, file
+                    self._data[key] = data, begins[key]
             for key, path in (promised or {}).items():
                 if key not in self._where or self._where[key][0] != path:
                     raise CheckpointError(
@@ -124,9 +128,14 @@ class Weights:
 
     def read(self, key: str) -> npt.NDArray[Any]:
         """Read one tensor, in its stored dtype, as an array that the caller owns."""
-        self.dtype(key)
-        array: npt.NDArray[Any] = self._find(key)[1].get_tensor(key)
-        return array
+        path, shape, dtype = self._find(key)[0], self.shape(key), np.dtype(self.dtype(key))
+        size = math.prod(shape) * dtype.itemsize
+        file, begin = self._data[key]
+        file.seek(begin)
+        data = np.fromfile(file, np.uint8, size)
+        if data.size != size:
+            raise CheckpointError(f"{path} ends within {key!r}: it was cut short while it was read; {_AGAIN}.")
+        return data.view(dtype).reshape(shape)
 
     @property
     def nbytes(self) -> int:
@@ -134,7 +143,7 @@ class Weights:
         return sum(math.prod(self.shape(key)) * np.dtype(self.dtype(key)).itemsize for key in self._where)
 
     def close(self) -> None:
-        """Unmap the files; what was read stays valid."""
+        """Close the files; what was read stays valid."""
         self._files.close()
 
     def __enter__(self) -> Weights:
@@ -255,7 +264,7 @@ def _is_plain(name: str) -> bool:
 
 
 def _open(path: Path) -> Any:
-    """Memory-map one file; its header is checked by safetensors, its tensors are not read."""
+    """Open one file; its header is checked by safetensors, its tensors are not read."""
     import ml_dtypes  # noqa: F401  (teaches NumPy bfloat16)
     from safetensors import SafetensorError, safe_open
 
@@ -271,6 +280,14 @@ def _open(path: Path) -> Any:
         ) from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be opened: {error}.") from error
+
+
+def _offsets(file: BinaryIO) -> dict[str, int]:
+    """Where each tensor of a file begins, by a header that safetensors has checked: its length, then JSON."""
+    length = int.from_bytes(file.read(8), "little")
+    header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    return {key: 8 + length + entry["data_offsets"][0] for key, entry in header.items()}
 
 
 def _describe(path: Path) -> tuple[str, str]:

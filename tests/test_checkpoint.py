@@ -473,9 +473,9 @@ def test_the_normalisation_of_the_checkpoint_is_honoured(copy: Path) -> None:
 class Shifted:
     """A UNet that adds 1 to what svdkit's own gives."""
 
-    def __init__(self, folder: Path, backend: Backend) -> None:
+    def __init__(self, folder: Path, backend: Backend, variant: str | None) -> None:
         self.folder = folder
-        self.own: UNet = load_component("unet", folder.parent, backend, choice="default")
+        self.own: UNet = load_component("unet", folder.parent, backend, variant=variant, choice="default")
         self.config, self.backend, self.prepare = self.own.config, backend, self.own.prepare
 
     def __call__(self, *args: Any) -> Any:

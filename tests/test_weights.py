@@ -357,6 +357,15 @@ def test_a_file_that_is_being_read_can_be_replaced(tmp_path):
     assert load_file(path)["a"].shape == (3,)
 
 
+def test_a_file_that_is_cut_short_while_it_is_read(tmp_path):
+    path = tmp_path / "model.safetensors"
+    write_weights(path, {"a": np.zeros(100_000), "b": np.ones(100_000)})
+    with Weights.open(tmp_path, "model") as weights:
+        os.truncate(path, path.stat().st_size - 8)
+        with pytest.raises(CheckpointError, match=r"ends within '[ab]': it was cut short"):
+            _ = [weights.read(key) for key in "ab"]
+
+
 def test_others_may_read_what_is_written(tmp_path):
     (tmp_path / "usual").touch()
     write_weights(tmp_path / "model.safetensors", sample())
