@@ -296,7 +296,7 @@ def test_the_error_of_dpm_adaptive_falls_with_its_tolerance(order, problem):
         evaluations.append(run.nfe)
     assert errors == sorted(errors, reverse=True)
     assert evaluations == sorted(evaluations)
-    assert errors[-1] < 3e-3 if order == 2 else errors[-1] < 3e-4
+    assert errors[-1] < 10 * rtol  # steps are held to it one by one, and their errors add up; 2.5 to 8.6 measured
 
 
 @pytest.mark.parametrize("order", [2, 3])
