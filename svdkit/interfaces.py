@@ -100,3 +100,16 @@ class UNet(Protocol):
     def __call__(self, sample: Array, c_noise: npt.ArrayLike, prepared: Any) -> Array:
         """F of `(videos, frames, in_channels, h, w)`: `(videos, frames, out_channels, h, w)`."""
         ...
+
+
+@runtime_checkable
+class ChunksFeedForward(Protocol):
+    """A UNet whose feed-forward layers can run on pieces of their input, to save memory; results are equal."""
+
+    def enable_forward_chunking(self, chunk_size: int | None = None, dim: int = 0) -> None:
+        """So many rows at a time, 1 if not given: frames for dim 0, positions for dim 1."""
+        ...
+
+    def disable_forward_chunking(self) -> None:
+        """Whole again."""
+        ...

@@ -23,7 +23,7 @@ from .denoiser import CONDITIONS, ConditionedDenoiser
 from .errors import InputError, NumericalError
 from .guidance import guidance_scales
 from .hub import resolve_model
-from .interfaces import VAE, ImageEncoder, PrefersSchedule, Scheduler, UNet
+from .interfaces import VAE, ChunksFeedForward, ImageEncoder, PrefersSchedule, Scheduler, UNet
 from .memory.on_demand import Loader, OnDemand, compile_all, release
 from .memory.planning import Job, Planner, Settings, advise, check_mode
 from .memory.policy import MemoryPolicy
@@ -77,6 +77,7 @@ class StableVideoDiffusionPipeline:
         self._origin: tuple[Path, dict[str, Any]] | None = None
         self._memory = MemoryPolicy()
         self._loader: Loader | None = None
+        self._chunked = False
         self._progress: dict[str, Any] = {}
 
     @classmethod
@@ -406,8 +407,12 @@ class StableVideoDiffusionPipeline:
         settings = self._memory.settings(job, decode_chunk, loaded)
         if settings.on_demand and loaded and self._loader is not None:
             self.__dict__.update(self._loader.networks(on_demand=True))
-        if hasattr(self.unet, "enable_forward_chunking") and settings.forward_chunk is not None:
-            self.unet.enable_forward_chunking(settings.forward_chunk)
+        if isinstance(self.unet, ChunksFeedForward):
+            if settings.forward_chunk is not None:
+                self.unet.enable_forward_chunking(settings.forward_chunk)
+            elif self._chunked:  # by an earlier call that needed it; what the caller has set is left
+                self.unet.disable_forward_chunking()
+            self._chunked = settings.forward_chunk is not None
         return settings
 
     @contextmanager

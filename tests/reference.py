@@ -17,20 +17,10 @@ from diffusers import (
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-SCHEDULER = {
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "interpolation_type": "linear",
-    "num_train_timesteps": 1000,
-    "prediction_type": "v_prediction",
-    "sigma_max": 700.0,
-    "sigma_min": 0.002,
-    "steps_offset": 1,
-    "timestep_spacing": "leading",
-    "timestep_type": "continuous",
-    "use_karras_sigmas": True,
-}
+from svdkit.testing import random_checkpoint
+
+SCHEDULER = {key: value for key, value in random_checkpoint.SCHEDULER.items() if key != "_class_name"}
+"""Those of img2vid-xt."""
 
 UNET = {
     "block_out_channels": (32, 64, 64, 96),

@@ -18,7 +18,8 @@ from svdkit import StableVideoDiffusionPipeline
 from svdkit.backend import Backend
 from svdkit.errors import CheckpointError, InputError, MemoryWarning, OutOfMemoryError
 from svdkit.memory import Memory, host_memory
-from svdkit.memory.planning import ladder, plan
+from svdkit.memory.planning import Settings, ladder, plan
+from svdkit.memory.policy import MemoryPolicy
 
 JOB: dict[str, Any] = {
     "image": Image.new("RGB", (64, 64), "teal"),
@@ -103,6 +104,18 @@ def test_auto_takes_the_lowest_where_nothing_fits(capacity: Callable[[int], None
     with pytest.warns(MemoryWarning, match=r"may run out of memory: .* are needed and 1.0 MB are available"):
         video = pipe(**JOB)
     assert (video.memory, video.decode_chunk_size) == ("low", 1)
+
+
+def test_pieces_last_as_long_as_the_need_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe, chosen = load(), iter([1, None, None])
+    monkeypatch.setattr(MemoryPolicy, "settings", lambda *_: Settings(False, next(chosen), 4))
+    pipe(**JOB)
+    assert pipe.unet._chunking.size == 1
+    pipe(**JOB)
+    assert pipe.unet._chunking.size is None
+    pipe.unet.enable_forward_chunking(2)
+    pipe(**JOB)
+    assert pipe.unet._chunking.size == 2, "what the caller has set is left"
 
 
 def test_an_explicit_chunk_wins_where_nothing_fits(capacity: Callable[[int], None]) -> None:

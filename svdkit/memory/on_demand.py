@@ -12,6 +12,7 @@ from attrs import frozen
 from ..backend import Backend
 from ..checkpoint import check_component, component_config, load_component
 from ..errors import InputError
+from ..interfaces import ChunksFeedForward
 from ..plugins import registry
 
 COMPONENTS = ("image_encoder", "vae", "unet")
@@ -55,7 +56,7 @@ class OnDemand:
             self._network.disable_forward_chunking()
 
     def _chunk(self) -> None:
-        if self._chunking is not None and hasattr(self._network, "enable_forward_chunking"):
+        if self._chunking is not None and isinstance(self._network, ChunksFeedForward):
             self._network.enable_forward_chunking(*self._chunking)
 
     def __getattr__(self, name: str) -> Any:
