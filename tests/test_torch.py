@@ -275,6 +275,21 @@ def test_attention_in_blocks_equals_the_whole(elements: int, monkeypatch: pytest
     assert len(calls) == {1: 30, 100: 30, 10_000: 1}[elements]
 
 
+def test_scores_over_time_are_float32_in_16_bits() -> None:
+    """Scores of 32 and a little have steps of 0.25 in bfloat16, which their exponentials would show as 10 %."""
+    half = TorchBackend("cpu", "bfloat16")
+    q, keys, values = (
+        half.numpy(half.array(mean + spread * normal(4, 5, 32, seed=seed)))
+        for seed, (mean, spread) in enumerate(((2, 0), (4, 0.5), (0, 1)))
+    )
+
+    def run(k: TorchBackend) -> Host:
+        return k.numpy(k.temporal_attention(k.array(q), k.array(keys), k.array(values), 2, 4))
+
+    # Rounding the result alone costs 2e-3.
+    assert relative_error(run(half), run(TorchBackend("cpu", "float64"))) <= 4e-3
+
+
 # Compiling
 
 

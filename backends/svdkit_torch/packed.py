@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 DTYPES = {torch.float32, torch.bfloat16}
 """What oneDNN computes in; float16 only on processors that have it in hardware."""
@@ -53,14 +53,15 @@ def _conv2d(
     return y
 
 
-_library = _torch.library.Library("svdkit", "DEF")
-_library.define("linear(Tensor x, Tensor weight, Tensor? bias, int out) -> Tensor")
-_library.define(
+_register: Any = library
+_operators = _register.Library("svdkit", "DEF")
+_operators.define("linear(Tensor x, Tensor weight, Tensor? bias, int out) -> Tensor")
+_operators.define(
     "conv2d(Tensor x, Tensor weight, Tensor? bias, int out, int[] kernel, int stride, int[] padding) -> Tensor"
 )
 for _key in ("CPU", "MkldnnCPU"):
-    _library.impl("linear", _linear, _key)
-    _library.impl("conv2d", _conv2d, _key)
+    _operators.impl("linear", _linear, _key)
+    _operators.impl("conv2d", _conv2d, _key)
 
 
 def _linear_shape(x: Tensor, weight: Tensor, bias: Tensor | None, out: int) -> Tensor:
@@ -74,8 +75,8 @@ def _conv2d_shape(
     return x.new_empty(x.shape[0], *size, out).permute(0, 3, 1, 2)
 
 
-torch.library.register_fake("svdkit::linear", _linear_shape, lib=_library)
-torch.library.register_fake("svdkit::conv2d", _conv2d_shape, lib=_library)
+_register.register_fake("svdkit::linear", _linear_shape, lib=_operators)
+_register.register_fake("svdkit::conv2d", _conv2d_shape, lib=_operators)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -93,8 +94,8 @@ def _conv2d_gradient(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...
 
 
 # Packed weights are frozen; gradients go through them to what comes before.
-torch.library.register_autograd("svdkit::linear", _linear_gradient, setup_context=_keep, lib=_library)
-torch.library.register_autograd("svdkit::conv2d", _conv2d_gradient, setup_context=_keep, lib=_library)
+_register.register_autograd("svdkit::linear", _linear_gradient, setup_context=_keep, lib=_operators)
+_register.register_autograd("svdkit::conv2d", _conv2d_gradient, setup_context=_keep, lib=_operators)
 
 linear: Any = torch.ops.svdkit.linear
 """`(…, I)`, packed weight, bias and O, to `(…, O)`."""
