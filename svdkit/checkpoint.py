@@ -110,14 +110,14 @@ def load_component(
     if replacement is not None:
         return replacement(folder / name, backend, variant)
     config, backend = component_config(name, folder, backend)
-    with _open_weights(name, folder, variant) as source:
+    with open_weights(name, folder, variant) as source:
         return build(lambda p: ARCHITECTURES[name][1](config, p), source, backend, str(folder / name))
 
 
 def check_component(name: str, folder: Path, *, variant: str | None = None) -> None:
     """Raises what `load_component` would raise of a checkpoint's files, from their headers alone."""
     config = from_dict(ARCHITECTURES[name][0], read_json(folder / name / "config.json"))
-    with _open_weights(name, folder, variant) as source:
+    with open_weights(name, folder, variant) as source:
         report = Report()
         ARCHITECTURES[name][1](config, Params(source, None, report))
         report.check(source.keys(), str(folder / name))
@@ -133,7 +133,8 @@ def component_config(name: str, folder: Path, backend: Backend) -> tuple[Any, Ba
 
 
 @contextmanager
-def _open_weights(name: str, folder: Path, variant: str | None) -> Iterator[WeightSource]:
+def open_weights(name: str, folder: Path, variant: str | None = None) -> Iterator[WeightSource]:
+    """One network's weights, under the names that svdkit reads them by."""
     with Weights.open(folder / name, STEMS[name], variant) as weights:
         yield CLIPWeights(weights) if name == "image_encoder" else weights
 

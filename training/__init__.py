@@ -1,0 +1,1 @@
+"""Training a small Stable Video Diffusion checkpoint on procedural clips."""

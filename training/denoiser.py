@@ -1,0 +1,69 @@
+"""The denoiser's objective (arXiv:2311.15127, appendix D; arXiv:2206.00364, section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from svdkit.checkpoint import load_component
+from svdkit_torch.backend import TorchBackend
+
+from .autoencoder import moments
+from .data import Clips
+from .networks import trained_network
+from .settings import Settings
+
+SIGMA = 0.7, 1.6
+"""Mean and spread of log sigma."""
+AUGMENTATION = -3.0, 0.5
+"""The same of the noise on the conditioning image."""
+
+
+def denoiser_loss(
+    folder: Path, unet: Mapping[str, Tensor], image_encoder: Mapping[str, Tensor], clips: Clips, settings: Settings
+) -> Callable[[int], Tensor]:
+    """The loss of the weights of the UNet and the image encoder, as a function of the step.
+
+    With x = x0 + sigma n and the preconditioned denoiser D = c_skip x + c_out F, the paper's
+    (1 + sigma^2) / sigma^2 |D - x0|^2 is |F - (x0 - c_skip x) / c_out|^2, because c_out^2 = sigma^2 / (1 + sigma^2).
+    """
+    backend = TorchBackend("cpu", settings.dtype)
+    denoiser = trained_network(folder, "unet", backend, unet)
+    encoder = trained_network(folder, "image_encoder", backend, image_encoder)
+    vae = load_component("vae", folder, backend)
+    batch = settings.unet_batch
+
+    def loss(step: int) -> Tensor:
+        rng = np.random.default_rng([settings.seed, 2, step])
+        chosen = rng.integers(len(clips), size=batch)
+        latents = torch.from_numpy(clips.latents[chosen]).float()
+        sigma = np.exp(rng.normal(*SIGMA, batch))
+        strength = np.exp(rng.normal(*AUGMENTATION, batch))
+        kept = torch.from_numpy(rng.random(batch) >= settings.drop).float()
+
+        noise = torch.Generator().manual_seed(settings.seed << 32 | step)
+        with torch.no_grad():
+            pixels = torch.from_numpy(clips.first[chosen]).float() / 127.5 - 1
+            pixels += torch.randn(pixels.shape, generator=noise) * _column(strength, 4)
+            mean = moments(vae, pixels)[..., : latents.shape[2]].permute(0, 3, 1, 2)
+            image_latents = (mean * kept[:, None, None, None])[:, None].expand_as(latents)
+        embeddings = encoder(torch.from_numpy(clips.clip_pixels(chosen)))[:, None] * kept[:, None, None]
+        ids = np.stack([clips.fps[chosen] - 1.0, clips.motion_bucket_id[chosen], strength], 1)
+
+        s = _column(sigma, 5)
+        x = latents + s * torch.randn(latents.shape, generator=noise)
+        target = (x / (s * s + 1) - latents) * torch.sqrt(s * s + 1) / s
+        sample = torch.cat([x / torch.sqrt(s * s + 1), image_latents], 2)
+        output = denoiser(sample, np.log(sigma) / 4, denoiser.prepare(embeddings, ids, latents.shape[1]))
+        return (output - target).square().mean()
+
+    return loss
+
+
+def _column(values: np.typing.NDArray[np.float64], axes: int) -> Tensor:
+    """One number a clip, to go with tensors of so many axes."""
+    return torch.from_numpy(values).float().reshape(-1, *[1] * (axes - 1))
