@@ -14,6 +14,7 @@ In float16 and bfloat16, sums over many elements (normalisation statistics, soft
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias, TypeVar
@@ -143,6 +144,10 @@ class Backend(ABC):
     def kept(self, call: Call) -> Iterable[tuple[Hashable, int]]:
         """Tables that a call leaves for later calls of its shapes: key and bytes of each."""
         return ()
+
+    def held(self, kernel: str, weight: Shape, stride: int = 1) -> int:
+        """Elements that a layer keeps of a weight: more than it has, where it is transformed to compute faster."""
+        return math.prod(weight)
 
     def memory(self) -> Memory:
         """What memory the device has; the host's, if not overridden."""

@@ -11,16 +11,25 @@ from math import prod
 
 from svdkit.backend import Call
 
+from . import winograd
+
 VIEWS = frozenset({"to_map", "from_map", "tokens", "from_tokens", "slice"})
 RESHAPED = {"view", "conv2d", "temporal_conv", "linear", "layer_norm", "attention", "temporal_attention", "upsample"}
 """Kernels whose result is a view, of memory of its own: their last act is a reshape."""
 
 
-def scratch(call: Call, patch_elements: int, score_elements: int) -> list[int]:
-    """Elements of each buffer of a kernel; the others bound the blocks of patches and of attention scores."""
+def scratch(call: Call, patch_elements: int, tile_elements: int, score_elements: int) -> list[int]:
+    """Elements of each buffer of a kernel; the others bound the blocks of patches, tiles and attention scores."""
     size, out = prod(call.inputs[0]), prod(call.output)
     copies = [prod(shape) * (made in RESHAPED) for shape, made in zip(call.inputs, call.origins, strict=True)]
     match call.kernel:
+        case "conv2d" if call.options["padding"] == 2 and (m := winograd.tile(call.weight, call.options["stride"])):
+            wide = max(call.weight[:2])
+            tiles = call.output[0] * prod(-(-n // m) for n in call.output[2:])
+            block = min(tiles, max(1, tile_elements // ((m + 2) ** 2 * wide))) * (m + 2) ** 2 * wide
+            results = tiles * m * m * call.weight[0]
+            # A copy of the rows, the rows with a zero row; tiles before and after, and a copy as they are reshaped.
+            return [size, size, block, block, block, results]
         case "conv2d" | "temporal_conv" if prod(call.weight[2:]) > 1:
             patches = prod(call.weight[1:]) * out // call.weight[0]
             block = min(patches, patch_elements)
@@ -54,6 +63,10 @@ def tables(call: Call) -> Iterator[tuple[Hashable, int]]:
     """Tables, of four bytes an entry, each kept for as long as the process lives."""
     shape, positions = call.inputs[0], prod(call.output) // max(1, call.weight[0] if call.weight else 1)
     match call.kernel:
+        case "conv2d" if call.options["padding"] == 2 and (m := winograd.tile(call.weight, call.options["stride"])):
+            tiles = call.output[0] * prod(-(-n // m) for n in call.output[2:])
+            yield ("tiles", shape[0], shape[2:], m), 4 * tiles * (m + 2) ** 2
+            yield ("untiles", shape[0], shape[2:], m), 4 * prod(call.output) // call.weight[0]
         case "conv2d" if call.weight[2] > 1:
             entries = prod(call.output[2:]) * call.weight[2] ** 2
             yield ("patches", shape[2:], call.weight[2], tuple(call.options.items())), 4 * entries

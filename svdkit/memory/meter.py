@@ -277,7 +277,8 @@ class Meter(Backend):
     # Layers
 
     def conv2d(self, weight: Host, bias: Host | None, stride: int = 1, padding: tuple[int, int] = (1, 1)) -> Layer:
-        self._weigh(weight, bias)
+        self._weigh(bias)
+        self.ledger.weights += self.backend.held("conv2d", weight.shape, stride) * self.itemsize
         out, channels, kernel, _ = weight.shape
 
         def apply(x: Sized) -> Sized:
