@@ -24,16 +24,18 @@ KL = 2e-4
 
 def autoencoder_loss(folder: Path, tensors: Mapping[str, Tensor], settings: Settings) -> Callable[[int], Tensor]:
     """The loss of `tensors`, the weights of the autoencoder of a checkpoint, as a function of the step."""
-    vae = trained_network(folder, "vae", TorchBackend("cpu", settings.dtype), tensors)
+    vae = trained_network(folder, "vae", TorchBackend(settings.device, settings.dtype), tensors)
 
     def loss(step: int) -> Tensor:
-        pixels = _crops(np.random.default_rng([settings.seed, 1, step]), settings)
+        frames = settings.vae_frames if step % 4 == 3 else 1
+        pixels = _crops(np.random.default_rng([settings.seed, 1, step]), frames, settings).to(settings.device)
         noise = torch.Generator().manual_seed(settings.seed << 32 | step)
         mean, log_variance = moments(vae, pixels).clamp(-30, 20).chunk(2, -1)
-        latents = mean + torch.exp(log_variance / 2) * torch.randn(mean.shape, generator=noise)
-        difference = vae.decoder(latents.to(vae.backend._dtype), settings.vae_frames).float() - pixels
+        latents = mean + torch.exp(log_variance / 2) * torch.randn(mean.shape, generator=noise).to(mean.device)
+        difference = vae.decoder(latents.to(vae.backend._dtype), frames).float() - pixels
         divergence = (mean.square() + log_variance.exp() - 1 - log_variance).mean() / 2
-        return difference.abs().mean() + SQUARES * difference.square().mean() + KL * divergence
+        total: Tensor = difference.abs().mean() + SQUARES * difference.square().mean() + KL * divergence
+        return total
 
     return loss
 
@@ -44,11 +46,11 @@ def moments(vae: Any, pixels: Tensor) -> Tensor:
     return result
 
 
-def _crops(rng: np.random.Generator, settings: Settings) -> Tensor:
+def _crops(rng: np.random.Generator, frames: int, settings: Settings) -> Tensor:
     """Maps `(clips * frames, crop, crop, 3)` in [-1, 1] of clips that no other step sees."""
     crops = []
-    for _ in range(settings.vae_batch):
-        frames = clip(int(rng.integers(2**40)), size=settings.size, frames=settings.vae_frames).frames
+    for _ in range(max(1, settings.vae_batch // frames)):
+        video = clip(int(rng.integers(2**40)), size=settings.size, frames=frames).frames
         top, left = rng.integers(settings.size - settings.vae_crop + 1, size=2)
-        crops.append(frames[:, top : top + settings.vae_crop, left : left + settings.vae_crop])
+        crops.append(video[:, top : top + settings.vae_crop, left : left + settings.vae_crop])
     return torch.from_numpy(np.concatenate(crops)).float() / 127.5 - 1

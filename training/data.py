@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,7 @@ class Clips:
         return np.stack([clip_pixels(Image.fromarray(self.first[i])) for i in chosen])
 
 
-def encode_clips(folder: Path, checkpoint: Path, draw: Callable[[int], Clip], count: int) -> Clips:
+def encode_clips(folder: Path, checkpoint: Path, draw: Callable[[int], Clip], count: int, device: str) -> Clips:
     """The clips `draw(0)` to `draw(count - 1)`, encoded by a checkpoint's autoencoder; what is in `folder` is kept.
 
     Args:
@@ -57,9 +56,10 @@ def encode_clips(folder: Path, checkpoint: Path, draw: Callable[[int], Clip], co
         checkpoint: whose autoencoder it is.
         draw: gives a clip.
         count: of clips.
+        device: of torch.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    vae = load_component("vae", checkpoint, TorchBackend("cpu", "float32"))
+    vae = load_component("vae", checkpoint, TorchBackend(device, "float32"))
     shards = []
     for start in tqdm(range(0, count, SHARD), desc="encoding clips"):
         path = folder / f"{start:06d}.safetensors"
@@ -73,7 +73,7 @@ def encode_clips(folder: Path, checkpoint: Path, draw: Callable[[int], Clip], co
             }
             partial = path.with_suffix(".part")
             save_file(tensors, partial)
-            os.replace(partial, path)
+            partial.replace(path)
         shards.append(load_file(path))
     return Clips(**{key: np.concatenate([shard[key] for shard in shards]) for key in shards[0]})
 
@@ -81,5 +81,7 @@ def encode_clips(folder: Path, checkpoint: Path, draw: Callable[[int], Clip], co
 @torch.no_grad()
 def _latents(vae: Any, frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Modes of the posterior times the scaling factor, `(frames, channels, h, w)`."""
-    found = moments(vae, torch.from_numpy(frames).float() / 127.5 - 1) * vae.config.scaling_factor
-    return found[..., : found.shape[-1] // 2].permute(0, 3, 1, 2).numpy()
+    pixels = torch.from_numpy(frames).to(vae.backend.device).float() / 127.5 - 1
+    mean, _ = moments(vae, pixels).chunk(2, -1)
+    scaled: npt.NDArray[np.float32] = (mean * vae.config.scaling_factor).permute(0, 3, 1, 2).cpu().numpy()
+    return scaled

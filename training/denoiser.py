@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -31,39 +32,44 @@ def denoiser_loss(
     With x = x0 + sigma n and the preconditioned denoiser D = c_skip x + c_out F, the paper's
     (1 + sigma^2) / sigma^2 |D - x0|^2 is |F - (x0 - c_skip x) / c_out|^2, because c_out^2 = sigma^2 / (1 + sigma^2).
     """
-    backend = TorchBackend("cpu", settings.dtype)
+    backend = TorchBackend(settings.device, settings.dtype)
     denoiser = trained_network(folder, "unet", backend, unet)
     encoder = trained_network(folder, "image_encoder", backend, image_encoder)
     vae = load_component("vae", folder, backend)
-    batch = settings.unet_batch
+    batch, device = settings.unet_batch, settings.device
+
+    def tensor(values: npt.NDArray[np.float64], axes: int = 1) -> Tensor:
+        """One number a clip, to go with tensors of so many axes."""
+        return torch.from_numpy(values).to(device, torch.float32).reshape(-1, *[1] * (axes - 1))
 
     def loss(step: int) -> Tensor:
         rng = np.random.default_rng([settings.seed, 2, step])
         chosen = rng.integers(len(clips), size=batch)
-        latents = torch.from_numpy(clips.latents[chosen]).float()
+        latents = torch.from_numpy(clips.latents[chosen]).to(device).float()
         sigma = np.exp(rng.normal(*SIGMA, batch))
         strength = np.exp(rng.normal(*AUGMENTATION, batch))
-        kept = torch.from_numpy(rng.random(batch) >= settings.drop).float()
+        kept = (rng.random(batch) >= settings.drop).astype(np.float64)
 
-        noise = torch.Generator().manual_seed(settings.seed << 32 | step)
+        # Drawn on the CPU, so that every device trains on the same.
+        generator = torch.Generator().manual_seed(settings.seed << 32 | step)
+
+        def noise(like: Tensor) -> Tensor:
+            return torch.randn(like.shape, generator=generator).to(device)
+
         with torch.no_grad():
-            pixels = torch.from_numpy(clips.first[chosen]).float() / 127.5 - 1
-            pixels += torch.randn(pixels.shape, generator=noise) * _column(strength, 4)
+            pixels = torch.from_numpy(clips.first[chosen]).to(device).float() / 127.5 - 1
+            pixels += noise(pixels) * tensor(strength, 4)
             mean = moments(vae, pixels)[..., : latents.shape[2]].permute(0, 3, 1, 2)
-            image_latents = (mean * kept[:, None, None, None])[:, None].expand_as(latents)
-        embeddings = encoder(torch.from_numpy(clips.clip_pixels(chosen)))[:, None] * kept[:, None, None]
+            image_latents = (mean * tensor(kept, 4))[:, None].expand_as(latents)
+        embeddings = encoder(torch.from_numpy(clips.clip_pixels(chosen)).to(device))[:, None] * tensor(kept, 3)
         ids = np.stack([clips.fps[chosen] - 1.0, clips.motion_bucket_id[chosen], strength], 1)
 
-        s = _column(sigma, 5)
-        x = latents + s * torch.randn(latents.shape, generator=noise)
+        s = tensor(sigma, 5)
+        x = latents + s * noise(latents)
         target = (x / (s * s + 1) - latents) * torch.sqrt(s * s + 1) / s
         sample = torch.cat([x / torch.sqrt(s * s + 1), image_latents], 2)
         output = denoiser(sample, np.log(sigma) / 4, denoiser.prepare(embeddings, ids, latents.shape[1]))
-        return (output - target).square().mean()
+        mean_square: Tensor = (output - target).square().mean()
+        return mean_square
 
     return loss
-
-
-def _column(values: np.typing.NDArray[np.float64], axes: int) -> Tensor:
-    """One number a clip, to go with tensors of so many axes."""
-    return torch.from_numpy(values).float().reshape(-1, *[1] * (axes - 1))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -36,6 +35,7 @@ class Loop:
         steps: how many there are in all.
         rate: the highest learning rate; it falls along a cosine to a hundredth (arXiv:1608.03983).
         average: what the moving average keeps of itself a step, in the long run.
+        device: of torch.
         every: seconds between two writes of the file.
     """
 
@@ -47,16 +47,17 @@ class Loop:
         steps: int,
         rate: float,
         average: float,
+        device: str = "cpu",
         every: float = 60,
     ) -> None:
         self.path, self.steps, self.rate, self.decay, self.every = path, steps, rate, average, every
         self.step = 0
-        self.weights = {key: torch.tensor(value).requires_grad_() for key, value in weights.items()}
+        self.weights = {key: torch.tensor(value, device=device).requires_grad_() for key, value in weights.items()}
         self.average = {key: w.detach().clone() for key, w in self.weights.items()}
         self._optimizer = torch.optim.AdamW(self.weights.values(), lr=rate, betas=(0.9, 0.99), fused=True)
         for w in self.weights.values():
             self._optimizer.state[w] = {
-                "step": torch.tensor(0.0),
+                "step": torch.tensor(0.0, device=device),
                 "exp_avg": torch.zeros_like(w),
                 "exp_avg_sq": torch.zeros_like(w),
             }
@@ -135,7 +136,7 @@ class Loop:
     def _save(self) -> None:
         partial = self.path.with_suffix(".part")
         save_file(self._tensors(), partial, {"step": str(self.step)})
-        os.replace(partial, self.path)
+        partial.replace(self.path)
 
     def _load(self) -> None:
         with safe_open(self.path, "pt") as file:
@@ -151,4 +152,4 @@ def _forget(log: Path, step: int) -> None:
     rows = log.read_text().splitlines(keepends=True)[:step] if log.exists() else []
     partial = log.with_suffix(".part.csv")
     partial.write_text("".join(rows))
-    os.replace(partial, log)
+    partial.replace(log)

@@ -59,5 +59,5 @@ def calm(weights: dict[str, Host]) -> dict[str, Host]:
 
 def write_network(folder: Path, name: str, tensors: Mapping[str, Tensor], dtype: str = "float16") -> None:
     """Replace one network's weights in a checkpoint folder, atomically."""
-    values = {key: value.detach().to(torch.float32).numpy().astype(dtype) for key, value in tensors.items()}
+    values = {key: value.detach().to("cpu", torch.float32).numpy().astype(dtype) for key, value in tensors.items()}
     write_weights(folder / name / f"{STEMS[name]}.safetensors", values)

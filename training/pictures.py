@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import html
+import json
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+if TYPE_CHECKING:
+    from .evaluate import Example
 
 BIN = 50
 """Steps that a point of a curve is the mean of."""
@@ -38,3 +46,33 @@ def strips(rows: Sequence[npt.NDArray[np.uint8]], scale: int = 1) -> Image.Image
     sheet = np.concatenate([np.concatenate(list(row), 1) for row in rows])
     picture = Image.fromarray(sheet)
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+
+
+def page(path: Path, figures: Mapping[str, Any], examples: Sequence[Example]) -> Path:
+    """Write figures and examples as one HTML page: the true clip, the model's and the repeated first frame."""
+    rows = [
+        "<tr><th>{}<br>seed {}</th>{}</tr>".format(
+            html.escape(example.clip.scene),
+            i,
+            "".join(f"<td>{_animation(video)}</td>" for video in (example.clip.frames, example.made, example.repeated)),
+        )
+        for i, example in enumerate(examples)
+    ]
+    path.write_text(
+        "<!doctype html><html lang='en'><meta charset='utf-8'><title>Evaluation</title><style>"
+        "body{font:16px system-ui;margin:2rem;color-scheme:light dark} td img{image-rendering:pixelated;width:192px}"
+        "th{text-align:left;padding-right:1rem;font-weight:normal}</style><h1>Evaluation</h1>"
+        f"<pre>{html.escape(json.dumps(dict(figures), indent=2))}</pre>"
+        "<table><tr><th></th><th>true</th><th>made</th><th>first frame repeated</th></tr>"
+        f"{''.join(rows)}</table></html>",
+        encoding="utf-8",
+    )
+    return path
+
+
+def _animation(video: npt.NDArray[np.uint8], milliseconds: int = 143) -> str:
+    """A looping picture inside the page."""
+    file = BytesIO()
+    first, *rest = (Image.fromarray(frame) for frame in video)
+    first.save(file, "WEBP", save_all=True, append_images=rest, duration=milliseconds, loop=0, quality=90)
+    return f"<img alt='' src='data:image/webp;base64,{b64encode(file.getvalue()).decode()}'>"

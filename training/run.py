@@ -65,7 +65,7 @@ class Run:
         loop = self._loop("vae", ("vae",), s.vae_steps, s.vae_rate)
         loss = autoencoder_loss(self.checkpoint, loop.part("vae"), s)
         loop.run(loss, "autoencoder", lambda: self._keep(loop, ("vae",)))
-        clips = encode_clips(self.folder / "measured", self.checkpoint, self.draw, min(MEASURED, s.clips))
+        clips = encode_clips(self.folder / "measured", self.checkpoint, self.draw, min(MEASURED, s.clips), s.device)
         path = self.checkpoint / "vae" / "config.json"
         config = read_json(path) | {"scaling_factor": round(float(1 / clips.latents.std()), 5)}
         path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -73,7 +73,7 @@ class Run:
     def train_denoiser(self, draw: Callable[[int], Clip] | None = None) -> None:
         """Train the UNet, and with it the image encoder, on clips that are encoded once."""
         s = self.settings
-        clips: Clips = encode_clips(self.folder / "clips", self.checkpoint, draw or self.draw, s.clips)
+        clips: Clips = encode_clips(self.folder / "clips", self.checkpoint, draw or self.draw, s.clips, s.device)
         names = ("unet", "image_encoder")
         loop = self._loop("unet", names, s.unet_steps, s.unet_rate)
         loss = denoiser_loss(self.checkpoint, loop.part("unet"), loop.part("image_encoder"), clips, s)
@@ -89,12 +89,15 @@ class Run:
 
     def _loop(self, stem: str, names: tuple[str, ...], steps: int, rate: float) -> Loop:
         weights = {
-            f"{name}/{key}": value
-            for name in names
-            for key, value in read_weights(self.checkpoint, name).items()
+            f"{name}/{key}": value for name in names for key, value in read_weights(self.checkpoint, name).items()
         }
         return Loop(
-            self.folder / f"{stem}.safetensors", weights, steps=steps, rate=rate, average=self.settings.average
+            self.folder / f"{stem}.safetensors",
+            weights,
+            steps=steps,
+            rate=rate,
+            average=self.settings.average,
+            device=self.settings.device,
         )
 
     def _keep(self, loop: Loop, names: tuple[str, ...]) -> None:

@@ -8,22 +8,22 @@ from attrs import evolve, field, frozen
 
 UNET: dict[str, Any] = {
     "addition_time_embed_dim": 32,
-    "block_out_channels": [64, 128],
+    "block_out_channels": [64, 96, 128],
     "cross_attention_dim": 64,
-    "down_block_types": ["CrossAttnDownBlockSpatioTemporal"] * 2,
+    "down_block_types": ["DownBlockSpatioTemporal"] + ["CrossAttnDownBlockSpatioTemporal"] * 2,
     "in_channels": 16,
     "layers_per_block": 1,
-    "num_attention_heads": [2, 4],
+    "num_attention_heads": [2, 3, 4],
     "num_frames": 8,
     "out_channels": 8,
     "projection_class_embeddings_input_dim": 96,
-    "sample_size": 12,
+    "sample_size": 24,
     "transformer_layers_per_block": 1,
-    "up_block_types": ["CrossAttnUpBlockSpatioTemporal"] * 2,
+    "up_block_types": ["CrossAttnUpBlockSpatioTemporal"] * 2 + ["UpBlockSpatioTemporal"],
 }
 VAE: dict[str, Any] = {
-    "block_out_channels": [64, 64, 96, 128],
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "block_out_channels": [64, 64, 96],
+    "down_block_types": ["DownEncoderBlock2D"] * 3,
     "force_upcast": True,
     "in_channels": 3,
     "latent_channels": 8,
@@ -51,6 +51,8 @@ class Settings:
     """One training run. What is here, the clips and the number of threads decide every weight."""
 
     seed: int = 0
+    device: str = "cpu"
+    """Of torch."""
     dtype: str = "float32"
     """Of activations; weights, their averages and the optimiser's state are float32 always."""
     average: float = 0.999
@@ -61,11 +63,12 @@ class Settings:
     frames: int = 8
 
     vae: dict[str, Any] = field(factory=VAE.copy)
-    vae_steps: int = 2600
+    vae_steps: int = 4500
     vae_rate: float = 1e-3
-    vae_batch: int = 4
-    """Clips a step, of which it sees a crop."""
-    vae_frames: int = 2
+    vae_batch: int = 8
+    """Crops a step: most steps see single frames, and every fourth the frames of fewer clips."""
+    vae_frames: int = 4
+    """Of those clips."""
     vae_crop: int = 48
 
     unet: dict[str, Any] = field(factory=UNET.copy)
@@ -81,6 +84,6 @@ class Settings:
 
 TINY = Settings()
 """The model that ships."""
-SMALL = evolve(TINY, size=64, clips=8, vae_steps=6, vae_batch=1, unet_steps=8, unet_batch=2, average=0.9)
+SMALL = evolve(TINY, size=64, clips=8, vae_steps=6, vae_batch=4, unet_steps=8, unet_batch=2, average=0.9)
 """Every part of a run, in seconds; for tests."""
 SETTINGS = {"tiny": TINY, "small": SMALL}

@@ -64,6 +64,8 @@ class TorchBackend(Backend):
     # Arrays
 
     def array(self, values: Host, dtype: str | None = None) -> Array:
+        # What enters as an array and not as a layer's weight, such as an embedding, is not trained.
+        values = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
         return _tensor(values, copy=True).to(self._device, getattr(torch, dtype or self.dtype))
 
     def numpy(self, x: Array) -> Host:

@@ -1,0 +1,245 @@
+"""Training: its objective, that it resumes to the same weights, and what it writes."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from attrs import evolve
+from click.testing import CliRunner
+from PIL import Image
+
+from svdkit import StableVideoDiffusionPipeline
+from svdkit.precondition import scalings
+from svdkit.video import write_video
+from training.__main__ import main
+from training.data import Clips
+from training.denoiser import AUGMENTATION, SIGMA, denoiser_loss
+from training.evaluate import displacement, psnr
+from training.loop import Loop
+from training.networks import read_weights
+from training.run import Run
+from training.settings import SMALL
+from training.videos import VideoFolder
+from training.world import clip
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run of the small setting."""
+    folder = tmp_path_factory.mktemp("trained")
+    result = CliRunner().invoke(main, ["train", str(folder), "--settings", "small"], catch_exceptions=False)
+    assert result.exit_code == 0
+    return folder
+
+
+def test_what_was_trained_is_a_checkpoint(trained: Path) -> None:
+    pipe = StableVideoDiffusionPipeline.from_pretrained(trained / "model", backend="torch")
+    pipe.set_progress_bar_config(disable=True)
+    frames = pipe(Image.fromarray(clip(0).frames[0]), height=64, width=64, num_inference_steps=1)[0]
+    assert len(frames) == SMALL.frames
+    assert frames[0].size == (64, 64)
+    size = sum(path.stat().st_size for path in (trained / "model").rglob("*.safetensors"))
+    assert size < 25e6
+    for name in ("vae", "unet"):
+        assert (trained / f"{name}.png").stat().st_size > 1000
+        assert len((trained / f"{name}.csv").read_text().splitlines()) == getattr(SMALL, f"{name}_steps")
+
+
+def test_every_weight_is_trained(trained: Path) -> None:
+    Run(trained / "again", SMALL).begin()
+    for name in ("vae", "unet", "image_encoder"):
+        before, after = read_weights(trained / "again" / "checkpoint", name), read_weights(trained / "checkpoint", name)
+        still = [key for key in before if (before[key] == after[key]).all()]
+        # What softmax over a single key makes of no account, and what enters as a constant.
+        assert all(".attn2.to_q" in k or ".attn2.to_k" in k or ".norm2." in k or "embedding" in k for k in still), still
+
+
+def test_killed_training_goes_on_to_the_same_weights(trained: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _OFTEN_WRITTEN, "train", str(tmp_path), "--settings", "small"]
+    rng, kills = random.Random(0), 0
+    for _ in range(40):
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(rng.uniform(4, 9))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+            continue
+        assert process.returncode == 0
+        break
+    assert kills > 0
+    for name in ("vae", "unet"):
+        _assert_same(trained / f"{name}.safetensors", tmp_path / f"{name}.safetensors")
+        assert (trained / f"{name}.csv").read_text() == (tmp_path / f"{name}.csv").read_text()
+    for path in (trained / "model").rglob("*.safetensors"):
+        _assert_same(path, tmp_path / path.relative_to(trained))
+
+
+_OFTEN_WRITTEN = """
+import training.loop, training.__main__
+training.loop.Loop.__init__.__kwdefaults__["every"] = 0
+training.__main__.main()
+"""
+
+
+def _assert_same(a: Path, b: Path) -> None:
+    from safetensors.numpy import load_file
+
+    one, other = load_file(a), load_file(b)
+    assert one.keys() == other.keys()
+    assert [key for key in one if not np.array_equal(one[key], other[key])] == []
+
+
+def test_weights_and_average_are_those_of_the_last_step(tmp_path: Path) -> None:
+    """On a loss that can be followed by hand: sign steps of Adam towards the minimum of |w - 3|."""
+
+    def loop(steps: int) -> Loop:
+        return Loop(tmp_path / "w.safetensors", {"a/w": np.zeros(1, "f")}, steps=steps, rate=0.1, average=0.5)
+
+    short = loop(400)
+    short.run(lambda step: (short.weights["a/w"] - 3).abs().sum(), "test")
+    assert short.part("a")["w"].item() == pytest.approx(3, abs=0.01)
+    again = loop(400)
+    assert again.step == 400
+    assert again.part("a")["w"].item() == short.part("a")["w"].item()
+    assert again.part("a", averaged=True)["w"].item() == pytest.approx(3, abs=0.01)
+
+
+class _Recorder:
+    """Stands for the UNet: gives zeros, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.samples: list[torch.Tensor] = []
+        self.noises: list[np.ndarray] = []
+        self.embeddings: list[torch.Tensor] = []
+        self.ids: list[np.ndarray] = []
+
+    def prepare(self, embeddings: torch.Tensor, ids: np.ndarray, frames: int) -> None:
+        self.embeddings.append(embeddings)
+        self.ids.append(ids)
+
+    def __call__(self, sample: torch.Tensor, c_noise: np.ndarray, prepared: None) -> torch.Tensor:
+        self.samples.append(sample)
+        self.noises.append(c_noise)
+        return torch.zeros_like(sample[:, :, :8])
+
+
+@pytest.fixture
+def recorder(trained: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[_Recorder, list[float], list[float]]:
+    """What the UNet is asked in many steps, and the losses for latents that are standard normal and that are 0."""
+    fake = _Recorder()
+    real = __import__("training.denoiser", fromlist=["x"]).trained_network
+    monkeypatch.setattr(
+        "training.denoiser.trained_network", lambda f, name, *a: fake if name == "unet" else real(f, name, *a)
+    )
+    rng = np.random.default_rng(0)
+    encoder = {k: torch.from_numpy(v) for k, v in read_weights(trained / "checkpoint", "image_encoder").items()}
+    settings = evolve(SMALL, unet_batch=40)
+    losses: list[list[float]] = []
+    for spread in (1, 0):
+        clips = Clips(
+            (spread * rng.standard_normal((4, 4, 8, 4, 4))).astype(np.float16),
+            rng.integers(0, 255, (4, 32, 32, 3), np.uint8),
+            np.full(4, 7, np.float32),
+            np.full(4, 100, np.float32),
+        )
+        loss = denoiser_loss(trained / "checkpoint", {}, encoder, clips, settings)
+        losses.append([loss(step).item() for step in range(25)])
+    return fake, losses[0], losses[1]
+
+
+def test_objective_is_that_of_the_paper(recorder: tuple[_Recorder, list[float], list[float]]) -> None:
+    fake, normal_losses, zero_losses = recorder
+    log_sigma = np.concatenate(fake.noises) * 4
+    assert log_sigma.mean() == pytest.approx(SIGMA[0], abs=0.15)
+    assert log_sigma.std() == pytest.approx(SIGMA[1], abs=0.15)
+    # For standard normal latents the best denoiser is c_skip x, so F = 0 leaves the least loss there is: at any
+    # sigma (1 + sigma^2) / sigma^2 * sigma^2 / (1 + sigma^2) = 1.
+    assert np.mean(normal_losses) == pytest.approx(1, abs=0.03)
+    # For latents 0 and F = 0, D is c_skip sigma n.
+    c_skip = np.array([scalings(s).c_skip for s in np.exp(log_sigma[len(log_sigma) // 2 :])])
+    assert np.mean(zero_losses) == pytest.approx(c_skip.mean(), rel=0.03)
+    noisy = torch.cat(fake.samples[:25])[:, :, :8]
+    assert noisy.var().item() == pytest.approx(1, abs=0.02)
+
+
+def test_conditioning_is_given_and_left_out(recorder: tuple[_Recorder, list[float], list[float]]) -> None:
+    fake, *_ = recorder
+    images, embeddings = torch.cat(fake.samples)[:, :, 8:], torch.cat(fake.embeddings)[:, 0]
+    assert (images == images[:, :1]).all()  # one picture for all frames
+    without = (images == 0).flatten(1).all(1)
+    assert (without == (embeddings == 0).all(1)).all()
+    assert without.float().mean().item() == pytest.approx(SMALL.drop, abs=0.03)
+    ids = np.concatenate(fake.ids)
+    assert (ids[:, :2] == [6, 100]).all()
+    assert np.log(ids[:, 2]).mean() == pytest.approx(AUGMENTATION[0], abs=0.05)
+    assert np.log(ids[:, 2]).std() == pytest.approx(AUGMENTATION[1], abs=0.05)
+
+
+def test_finetuning_on_a_folder_of_videos(trained: Path, tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for i, frames in enumerate((9, 17)):
+        write_video(videos / f"{i}.mp4", list(map(Image.fromarray, clip(i, frames=frames).frames)), fps=12)
+    model = trained / "model"
+    options = ["--size", "64", "--steps", "2", "--rate", "1e-3"]
+    command = ["finetune", str(model), str(videos), str(tmp_path / "run"), *options]
+    result = CliRunner().invoke(main, command, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert len(VideoFolder.open(videos, 64, 8)) == 3
+    for name, changes in (("unet", True), ("vae", False), ("image_encoder", True)):
+        before, after = read_weights(model, name), read_weights(tmp_path / "run" / "model", name)
+        assert before.keys() == after.keys()
+        assert any((before[key] != after[key]).any() for key in before) == changes
+
+
+def test_clips_of_a_video_are_its_frames(tmp_path: Path) -> None:
+    frames = clip(3, frames=10, size=64).frames
+    write_video(tmp_path / "v.mp4", list(map(Image.fromarray, frames)), fps=9)
+    folder = VideoFolder.open(tmp_path, 64, 5)
+    assert len(folder) == 2
+    found = folder(1)
+    assert found.fps == 9
+    assert found.frames.shape == (5, 64, 64, 3)
+    nearest = [int(np.argmax([psnr(frame[None], other[None])[0] for other in frames])) for frame in found.frames]
+    assert nearest == [5, 6, 7, 8, 9]
+
+
+def test_a_folder_without_videos_is_refused(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["finetune", "tiny-random", str(tmp_path), str(tmp_path / "run")])
+    assert "There is no video of" in str(result.exception)
+
+
+def test_displacement_is_measured_in_pixels() -> None:
+    slow, fast = (
+        displacement(clip(1, scene="boat", motion_bucket_id=bucket, fps=7, frames=4).frames) for bucket in (64, 127)
+    )
+    assert slow == pytest.approx(1.5, rel=0.4)  # 0.031 of 96 pixels a frame at bucket 127
+    assert fast == pytest.approx(3.0, rel=0.4)
+
+
+def test_psnr() -> None:
+    black = np.zeros((2, 4, 4, 3), np.uint8)
+    assert psnr(black, black).tolist() == [99, 99]
+    assert psnr(black, black + 255).tolist() == [0, 0]
+
+
+def test_evaluation_writes_figures_and_a_page(trained: Path, tmp_path: Path) -> None:
+    command = ["evaluate", str(trained / "model"), str(tmp_path), "--clips", "2", "--size", "64", "--steps", "1"]
+    result = CliRunner().invoke(main, command, catch_exceptions=False)
+    assert result.exit_code == 0
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["autoencoder_psnr"] > 0
+    assert list(figures["motion_bucket_id"]) == ["32", "64", "127", "180", "255"]
+    assert (tmp_path / "index.html").read_text().count("<img") == 6
