@@ -76,12 +76,10 @@ def _inverse(matrix: list[list[Fraction]]) -> list[list[Fraction]]:
 def transform_weights(weight: npt.NDArray[Any], m: int) -> npt.NDArray[np.float32]:
     """`G w G'` of weights `(O, I, 3, 3)`, as `((m + 2)^2, I, O)`."""
     _, g, _ = matrices(m)
-    return np.ascontiguousarray(
-        np.einsum("ak,oikl,bl->abio", g, weight.astype(np.float64), g, optimize=True).reshape(
-            (m + 2) ** 2, weight.shape[1], weight.shape[0]
-        ),
-        np.float32,
-    )
+    out, channels = weight.shape[:2]
+    taps = weight.transpose(2, 3, 1, 0).astype(np.float32, order="C").reshape(9, channels * out)
+    both: npt.NDArray[np.float32] = np.kron(g, g).astype(np.float32) @ taps
+    return both.reshape(-1, channels, out)
 
 
 def tiles(n: int, height: int, width: int, m: int) -> npt.NDArray[np.int64]:
