@@ -60,8 +60,10 @@ def test_every_weight_is_trained(trained: Path) -> None:
     for name in ("vae", "unet", "image_encoder"):
         before, after = read_weights(trained / "again" / "checkpoint", name), read_weights(trained / "checkpoint", name)
         still = [key for key in before if (before[key] == after[key]).all()]
-        # What softmax over a single key makes of no account, and what enters as a constant.
-        assert all(".attn2.to_q" in k or ".attn2.to_k" in k or ".norm2." in k or "embedding" in k for k in still), still
+        # Queries and keys of a single context token, what enters as a constant, and the reference decoder's attention,
+        # which a single residual block in the middle leaves out.
+        idle = "attn2.to_q", "attn2.to_k", "blocks.0.norm2", "embedding", "decoder.mid_block.attentions"
+        assert [key for key in still if not any(part in key for part in idle)] == []
 
 
 def test_killed_training_goes_on_to_the_same_weights(trained: Path, tmp_path: Path) -> None:

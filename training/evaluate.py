@@ -80,16 +80,19 @@ class Evaluation:
         )
         return Example(original, np.stack([np.asarray(frame) for frame in made[0]]))
 
+    def reconstruct(self, frames: Video) -> Video:
+        """Frames after the autoencoder alone."""
+        vae = self.pipe.vae
+        pixels = frames.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
+        latents = vae.encode(vae.backend.array(pixels))
+        scaled = latents.reshape(1, *latents.shape) * vae.config.scaling_factor
+        video: Video = decode(vae, scaled, len(frames), "pil", lambda n: None)[0]
+        return video
+
     def reconstruction(self, count: int) -> npt.NDArray[np.float64]:
         """PSNR of each of `count` clips after the autoencoder alone, mean over the frames."""
-        vae, found = self.pipe.vae, []
-        for i in range(count):
-            frames = self.clip(i).frames
-            pixels = frames.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
-            latents = vae.encode(vae.backend.array(pixels))
-            scaled = latents.reshape(1, *latents.shape) * vae.config.scaling_factor
-            found.append(psnr(decode(vae, scaled, self.frames, "pil", lambda n: None)[0], frames).mean())
-        return np.array(found)
+        clips = [self.clip(i).frames for i in range(count)]
+        return np.array([psnr(self.reconstruct(frames), frames).mean() for frames in clips])
 
     def determined(self, count: int) -> list[Example]:
         """Clips whose motion follows from their first picture, as many of each scene."""

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from attrs import frozen
 
+from svdkit import StableVideoDiffusionPipeline
 from svdkit.checkpoint import save_checkpoint
 from svdkit.config import read_json
 from svdkit.testing.random_checkpoint import write_random_checkpoint
@@ -16,14 +22,17 @@ from svdkit.testing.random_checkpoint import write_random_checkpoint
 from .autoencoder import autoencoder_loss
 from .data import Clips, encode_clips
 from .denoiser import denoiser_loss
+from .evaluate import Evaluation, Video
 from .loop import Loop
 from .networks import calm, read_weights, write_network
-from .pictures import loss_curve
+from .pictures import loss_curve, strips
 from .settings import Settings
 from .world import Clip, clip
 
 MEASURED = 200
 """Clips that the spread of the latents is measured on."""
+DRAWN = 900
+"""Seconds between two pictures of what the model makes by now; each takes several."""
 
 
 @frozen
@@ -40,35 +49,34 @@ class Run:
 
     def begin(self, source: Path | None = None) -> None:
         """Lay down what training begins from: a checkpoint, or random weights."""
-        if (self.checkpoint / "model_index.json").exists():
+        if self.checkpoint.exists():
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / "checkpoint.part"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
         if source is not None:
-            save_checkpoint(source, self.checkpoint, dtype="float32")
-            return
-        settings = self.settings
-        write_random_checkpoint(
-            self.checkpoint,
-            unet=settings.unet,
-            vae=settings.vae,
-            image_encoder=settings.image_encoder,
-            seed=settings.seed,
-            dtype="float32",
-        )
-        for name in ("unet", "vae"):
-            weights = calm(read_weights(self.checkpoint, name))
-            write_network(self.checkpoint, name, {k: torch.from_numpy(v) for k, v in weights.items()}, "float32")
+            save_checkpoint(source, partial, dtype="float32")
+        else:
+            s = self.settings
+            networks: dict[str, Any] = {"unet": s.unet, "vae": s.vae, "image_encoder": s.image_encoder}
+            write_random_checkpoint(partial, **networks, seed=s.seed, dtype="float32")
+            for name in ("unet", "vae"):
+                weights = calm(read_weights(partial, name))
+                write_network(partial, name, {k: torch.from_numpy(v) for k, v in weights.items()}, "float32")
+        partial.rename(self.checkpoint)
 
     def train_autoencoder(self) -> None:
         """Train the autoencoder on the world, then set the scale that gives its latents unit variance."""
         s = self.settings
         loop = self._loop("vae", ("vae",), s.vae_steps, s.vae_rate)
         loss = autoencoder_loss(self.checkpoint, loop.part("vae"), s)
-        loop.run(loss, "autoencoder", lambda: self._keep(loop, ("vae",)))
+        loop.run(loss, "autoencoder", self._keep(loop, ("vae",), self._reconstructions))
         clips = encode_clips(self.folder / "measured", self.checkpoint, self.draw, min(MEASURED, s.clips), s.device)
         path = self.checkpoint / "vae" / "config.json"
-        config = read_json(path) | {"scaling_factor": round(float(1 / clips.latents.std()), 5)}
-        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        scale = 1 / float(clips.latents.std(dtype=np.float64))
+        partial = path.with_suffix(".part")
+        partial.write_text(json.dumps(read_json(path) | {"scaling_factor": round(scale, 5)}, indent=2) + "\n")
+        partial.replace(path)
 
     def train_denoiser(self, draw: Callable[[int], Clip] | None = None) -> None:
         """Train the UNet, and with it the image encoder, on clips that are encoded once."""
@@ -77,7 +85,7 @@ class Run:
         names = ("unet", "image_encoder")
         loop = self._loop("unet", names, s.unet_steps, s.unet_rate)
         loss = denoiser_loss(self.checkpoint, loop.part("unet"), loop.part("image_encoder"), clips, s)
-        loop.run(loss, "denoiser", lambda: self._keep(loop, names))
+        loop.run(loss, "denoiser", self._keep(loop, names, self._samples))
 
     def export(self, target: Path) -> None:
         """Write the model as it is now, in float16."""
@@ -100,7 +108,32 @@ class Run:
             device=self.settings.device,
         )
 
-    def _keep(self, loop: Loop, names: tuple[str, ...]) -> None:
-        for name in names:
-            write_network(self.checkpoint, name, loop.part(name, averaged=True), "float32")
-        loss_curve(loop.path.with_suffix(".csv"))
+    def _keep(
+        self, loop: Loop, names: tuple[str, ...], rows: Callable[[Evaluation], list[Video]]
+    ) -> Callable[[], None]:
+        """What is done whenever the loop's state was written: the checkpoint follows it, and now and then pictures."""
+        drawn = -math.inf
+
+        def keep() -> None:
+            nonlocal drawn
+            for name in names:
+                write_network(self.checkpoint, name, loop.part(name, averaged=True), "float32")
+            loss_curve(loop.path.with_suffix(".csv"))
+            if time.monotonic() - drawn > DRAWN or loop.step == loop.steps:
+                pipe = StableVideoDiffusionPipeline.from_pretrained(
+                    self.checkpoint, backend="torch", device=self.settings.device
+                )
+                pipe.set_progress_bar_config(disable=True)
+                evaluation = Evaluation(pipe, self.settings.size, num_inference_steps=10)
+                strips(rows(evaluation)).save(self.folder / f"{loop.path.stem}-samples.png")
+                drawn = time.monotonic()
+
+        return keep
+
+    def _reconstructions(self, evaluation: Evaluation) -> list[Video]:
+        clips = [evaluation.clip(i).frames for i in range(self.settings.samples)]
+        return [row for frames in clips for row in (frames, evaluation.reconstruct(frames))]
+
+    def _samples(self, evaluation: Evaluation) -> list[Video]:
+        examples = [evaluation.animate(evaluation.clip(i), i) for i in range(self.settings.samples)]
+        return [row for example in examples for row in (example.clip.frames, example.made)]

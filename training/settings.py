@@ -8,12 +8,12 @@ from attrs import evolve, field, frozen
 
 UNET: dict[str, Any] = {
     "addition_time_embed_dim": 32,
-    "block_out_channels": [64, 96, 128],
+    "block_out_channels": [64, 96, 96],
     "cross_attention_dim": 64,
     "down_block_types": ["DownBlockSpatioTemporal"] + ["CrossAttnDownBlockSpatioTemporal"] * 2,
     "in_channels": 16,
     "layers_per_block": 1,
-    "num_attention_heads": [2, 3, 4],
+    "num_attention_heads": [2, 3, 3],
     "num_frames": 8,
     "out_channels": 8,
     "projection_class_embeddings_input_dim": 96,
@@ -58,12 +58,14 @@ class Settings:
     average: float = 0.999
     """What the moving average of the weights keeps of itself a step."""
 
+    samples: int = 4
+    """Clips in the pictures that are drawn as training goes on."""
     size: int = 96
     """Height and width of the clips, in pixels."""
     frames: int = 8
 
     vae: dict[str, Any] = field(factory=VAE.copy)
-    vae_steps: int = 4500
+    vae_steps: int = 1700
     vae_rate: float = 1e-3
     vae_batch: int = 8
     """Crops a step: most steps see single frames, and every fourth the frames of fewer clips."""
@@ -77,13 +79,13 @@ class Settings:
     """How many the denoiser is trained on."""
     unet_steps: int = 6000
     unet_rate: float = 1e-3
-    unet_batch: int = 8
+    unet_batch: int = 4
     drop: float = 0.1
     """How often the conditioning is left out, for guidance (arXiv:2207.12598)."""
 
 
 TINY = Settings()
 """The model that ships."""
-SMALL = evolve(TINY, size=64, clips=8, vae_steps=6, vae_batch=4, unet_steps=8, unet_batch=2, average=0.9)
+SMALL = evolve(TINY, size=64, clips=8, vae_steps=6, vae_batch=4, unet_steps=8, unet_batch=2, samples=1, average=0.9)
 """Every part of a run, in seconds; for tests."""
 SETTINGS = {"tiny": TINY, "small": SMALL}
