@@ -26,16 +26,18 @@ def main() -> None:
 @main.command()
 @click.argument("folder", type=_FOLDER)
 @click.option("--settings", type=click.Choice(sorted(SETTINGS)), default="tiny", show_default=True)
+@click.option("--autoencoder", type=_FOLDER, help="A checkpoint whose autoencoder is taken as it is.")
 @click.option("--device", default="cpu", show_default=True, help="Of torch.")
 @click.option("--dtype", default="float32", show_default=True, help="Of activations.")
-def train(folder: Path, settings: str, device: str, dtype: str) -> None:
+def train(folder: Path, settings: str, autoencoder: Path | None, device: str, dtype: str) -> None:
     """Train a model of the world of training.world from nothing, and write it to FOLDER/model.
 
     Stopped at any moment, the same command goes on where it was, to the same weights.
     """
     run = Run(folder, evolve(SETTINGS[settings], device=device, dtype=dtype))
-    run.begin()
-    run.train_autoencoder()
+    run.begin(autoencoder=autoencoder)
+    if autoencoder is None:
+        run.train_autoencoder()
     run.train_denoiser()
     run.export(folder / "model")
 

@@ -47,8 +47,8 @@ class Run:
         """In diffusers' layout, in float32; of the averaged weights, once trained."""
         return self.folder / "checkpoint"
 
-    def begin(self, source: Path | None = None) -> None:
-        """Lay down what training begins from: a checkpoint, or random weights."""
+    def begin(self, source: Path | None = None, autoencoder: Path | None = None) -> None:
+        """Lay down what training begins from: a checkpoint, or random weights, if not of a trained autoencoder."""
         if self.checkpoint.exists():
             return
         partial = self.folder / "checkpoint.part"
@@ -63,6 +63,10 @@ class Run:
             for name in ("unet", "vae"):
                 weights = calm(read_weights(partial, name))
                 write_network(partial, name, {k: torch.from_numpy(v) for k, v in weights.items()}, "float32")
+        if autoencoder is not None:
+            shutil.copyfile(autoencoder / "vae" / "config.json", partial / "vae" / "config.json")
+            weights = read_weights(autoencoder, "vae")
+            write_network(partial, "vae", {k: torch.from_numpy(v) for k, v in weights.items()}, "float32")
         partial.rename(self.checkpoint)
 
     def train_autoencoder(self) -> None:

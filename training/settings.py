@@ -8,12 +8,12 @@ from attrs import evolve, field, frozen
 
 UNET: dict[str, Any] = {
     "addition_time_embed_dim": 32,
-    "block_out_channels": [64, 96, 96],
+    "block_out_channels": [96, 96, 96],
     "cross_attention_dim": 64,
     "down_block_types": ["DownBlockSpatioTemporal"] + ["CrossAttnDownBlockSpatioTemporal"] * 2,
     "in_channels": 16,
     "layers_per_block": 1,
-    "num_attention_heads": [2, 3, 3],
+    "num_attention_heads": [3, 3, 3],
     "num_frames": 8,
     "out_channels": 8,
     "projection_class_embeddings_input_dim": 96,
