@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -66,13 +67,23 @@ def test_every_weight_is_trained(trained: Path) -> None:
         assert [key for key in still if not any(part in key for part in idle)] == []
 
 
-def killed_again_and_again(command: list[str], shortest: float, longest: float) -> int:
-    """Run a command until it ends by itself, killing it after random times; returns how often it was killed."""
+def killed_again_and_again(command: list[str], state: list[Path], longest: float) -> int:
+    """Run a command until it ends by itself, killing it a random time after it first wrote one of its states.
+
+    Returns:
+        how often it was killed.
+    """
+
+    def written() -> list[float]:
+        return [path.stat().st_mtime if path.exists() else 0 for path in state]
+
     rng = random.Random(0)
     for kills in range(60):
-        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+        before, process = written(), subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+        while process.poll() is None and written() == before:
+            time.sleep(0.01)
         try:
-            process.wait(rng.uniform(shortest, longest) + kills / 10)  # a slow machine gets there, too
+            process.wait(rng.uniform(0, longest) + kills / 10)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
@@ -83,15 +94,11 @@ def killed_again_and_again(command: list[str], shortest: float, longest: float) 
 
 
 def test_a_killed_loop_goes_on_to_the_same_weights(tmp_path: Path) -> None:
-    for name in ("whole", "killed"):
-        (tmp_path / name).mkdir()
-    whole, killed = (
-        [sys.executable, "-c", _LOOP, str(tmp_path / name / "w.safetensors")] for name in ("whole", "killed")
-    )
-    assert subprocess.run(whole, cwd=ROOT, stderr=subprocess.DEVNULL, check=True).returncode == 0
-    assert killed_again_and_again(killed, 2, 4) > 0
-    _assert_same(tmp_path / "whole" / "w.safetensors", tmp_path / "killed" / "w.safetensors")
-    assert (tmp_path / "whole" / "w.csv").read_text() == (tmp_path / "killed" / "w.csv").read_text()
+    whole, killed = tmp_path / "whole.safetensors", tmp_path / "killed.safetensors"
+    subprocess.run([sys.executable, "-c", _LOOP, str(whole)], cwd=ROOT, stderr=subprocess.DEVNULL, check=True)
+    assert killed_again_and_again([sys.executable, "-c", _LOOP, str(killed)], [killed], 2) > 0
+    _assert_same(whole, killed)
+    assert whole.with_suffix(".csv").read_text() == killed.with_suffix(".csv").read_text()
 
 
 _LOOP = """
@@ -102,7 +109,7 @@ from training.loop import Loop
 
 rng = np.random.default_rng(0)
 weights = {name: rng.standard_normal((30, 30)).astype("f") for name in "abc"}
-loop = Loop(Path(sys.argv[1]), weights, steps=300, rate=1e-2, average=0.9, every=0)
+loop = Loop(Path(sys.argv[1]), weights, steps=200, rate=1e-2, average=0.9, every=0)
 
 def loss(step):
     time.sleep(0.02)
@@ -118,7 +125,8 @@ loop.run(loss, "test")
 @pytest.mark.slow
 def test_killed_training_goes_on_to_the_same_weights(trained: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", _OFTEN_WRITTEN, "train", str(tmp_path), "--settings", "small"]
-    assert killed_again_and_again(command, 4, 9) > 0
+    states = [tmp_path / "vae.safetensors", tmp_path / "unet.safetensors"]
+    assert killed_again_and_again(command, states, 4) > 0
     for name in ("vae", "unet"):
         _assert_same(trained / f"{name}.safetensors", tmp_path / f"{name}.safetensors")
         assert (trained / f"{name}.csv").read_text() == (tmp_path / f"{name}.csv").read_text()
