@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .plugins import list_backends, list_components, list_schedulers, list_sigma_schedules
     from .sampling import sample
     from .schedules import sigma_schedule
+    from .study import study
 
 _WHERE = {
     "generate": "generation",
@@ -36,6 +37,7 @@ _WHERE = {
     "plan": "memory.planning",
     "sample": "sampling",
     "sigma_schedule": "schedules",
+    "study": "study",
 }
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "plan",
     "sample",
     "sigma_schedule",
+    "study",
 ]
 
 

@@ -15,6 +15,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import __version__
+from .cli_options import (
+    COUNT,
+    NOT_NEGATIVE,
+    PATH,
+    TRACEBACK,
+    backend_option,
+    json_option,
+    memory_option,
+    quiet_option,
+    traceback_option,
+)
+from .cli_study import study
 
 if TYPE_CHECKING:
     from .backend import Host
@@ -24,8 +36,6 @@ DEMO = {"model": "tiny-random", "height": 144, "width": 256, "num_inference_step
 """What `svdkit demo` makes: seconds of work on any backend."""
 
 _INTERRUPTED = 130  # as shells have it
-_TRACEBACK = "svdkit.traceback"
-_PATH, _COUNT, _NOT_NEGATIVE = click.Path(path_type=Path), click.IntRange(min=1), click.FloatRange(min=0)
 
 
 def main() -> None:
@@ -57,7 +67,7 @@ class _Commands(click.Group):
                 import textwrap
                 import traceback
 
-                if ctx.meta.get(_TRACEBACK):
+                if ctx.meta.get(TRACEBACK):
                     traceback.print_exception(error)
                 status, text = _explain(error)
                 width = shutil.get_terminal_size().columns
@@ -96,31 +106,6 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     click.echo(f"Warning: {' '.join(str(message).split())}", err=True)
 
 
-def _note_traceback(ctx: click.Context, _: click.Parameter, value: bool) -> None:
-    ctx.meta[_TRACEBACK] = value
-
-
-_backend = click.option("--backend", "-b", default="mindspore", help="What computes; see `svdkit backends`.")
-_memory = click.option(
-    "--memory",
-    type=click.Choice(["auto", "low", "max"]),
-    default="auto",
-    help="Load everything at once (max), one network at a time and cut what can be cut (low), or as little of that as "
-    "makes it fit (auto); see `svdkit plan`.",
-)
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout, and nothing else there.")
-_quiet = click.option("--quiet", "-q", is_flag=True, help="Show no progress and no summary.")
-_traceback = click.option(
-    "--traceback",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    envvar="SVDKIT_TRACEBACK",
-    callback=_note_traceback,
-    help="Show where in the source an error comes from, as SVDKIT_TRACEBACK=1 does.",
-)
-
-
 @click.group(
     cls=_Commands,
     context_settings={"show_default": True, "max_content_width": 100, "help_option_names": ["-h", "--help"]},
@@ -134,11 +119,11 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=_PATH)
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=PATH)
 @click.option(
     *("--output", "-o"),
     required=True,
-    type=_PATH,
+    type=PATH,
     help="Where the video goes: .mp4, .webm, .gif or .webp (replaced if it exists), or no suffix for a new folder of "
     "PNGs. Of several videos, the i-th goes to NAME_i.SUFFIX, from 0.",
 )
@@ -148,7 +133,7 @@ def cli() -> None:
     help="A hub id (HF_TOKEN in the environment is the hub's token), a folder in diffusers' layout, or the "
     "name of a model that ships with svdkit.",
 )
-@_backend
+@backend_option
 @click.option("--device", show_default="the backend's", help="Where it computes, such as cpu or ascend:1.")
 @click.option("--dtype", show_default="the backend's", help="Of weights and activations, such as float16.")
 @click.option("--compile", is_flag=True, help="Run the denoising network through the backend's compiler.")
@@ -161,18 +146,18 @@ def cli() -> None:
 )
 @click.option("--height", type=click.IntRange(min=8), default=576, help="In pixels, a multiple of 8.")
 @click.option("--width", type=click.IntRange(min=8), default=1024, help="In pixels, a multiple of 8.")
-@click.option("--num-frames", type=_COUNT, show_default="the model's", help="Frames of each video.")
+@click.option("--num-frames", type=COUNT, show_default="the model's", help="Frames of each video.")
 @click.option("--fps", type=click.FloatRange(1, 240), default=7, help="Frames a second.")
-@click.option("--motion-bucket-id", type=_NOT_NEGATIVE, default=127, help="Amount of motion, to about 255.")
+@click.option("--motion-bucket-id", type=NOT_NEGATIVE, default=127, help="Amount of motion, to about 255.")
 @click.option(
     *("--num-videos", "--num-videos-per-prompt", "num_videos_per_prompt"),
-    type=_COUNT,
+    type=COUNT,
     default=1,
     help="Videos of each image: all of the first image's, then all of the second's, and so on.",
 )
 @click.option(
     *("--steps", "--num-inference-steps", "num_inference_steps"),
-    type=_COUNT,
+    type=COUNT,
     default=25,
     help="Denoising steps, unless --sigmas holds numbers.",
 )
@@ -190,14 +175,14 @@ def cli() -> None:
 @click.option("--min-guidance-scale", type=float, default=1.0, help="Of the first frame; 1 is no guidance.")
 @click.option("--max-guidance-scale", type=float, default=3.0, help="Of the last frame; linear between.")
 @click.option(
-    "--noise-aug-strength", type=_NOT_NEGATIVE, default=0.02, help="Noise added to the image, which is in [-1, 1]."
+    "--noise-aug-strength", type=NOT_NEGATIVE, default=0.02, help="Noise added to the image, which is in [-1, 1]."
 )
-@click.option("--decode-chunk-size", type=_COUNT, show_default="all", help="Frames decoded at a time, to save memory.")
-@click.option("--latents", type=_PATH, help="A .npy of normal noise (videos, frames, 4, height / 8, width / 8).")
-@_memory
+@click.option("--decode-chunk-size", type=COUNT, show_default="all", help="Frames decoded at a time, to save memory.")
+@click.option("--latents", type=PATH, help="A .npy of normal noise (videos, frames, 4, height / 8, width / 8).")
+@memory_option
 @click.option("--variant", help="Which of the model's weights, such as fp16.")
 @click.option("--revision", help="Branch, tag or commit on the hub.")
-@click.option("--cache-dir", type=_PATH, show_default="the hub's", help="Folder that keeps downloads.")
+@click.option("--cache-dir", type=PATH, show_default="the hub's", help="Folder that keeps downloads.")
 @click.option("--local-files-only", is_flag=True, help="Take the model from the cache and ask no network.")
 @click.option(
     *("--component", "components"),
@@ -205,9 +190,9 @@ def cli() -> None:
     multiple=True,
     help="Take the unet, vae or image_encoder that a plugin calls NAME, or svdkit's own if that is default.",
 )
-@_json
-@_quiet
-@_traceback
+@json_option
+@quiet_option
+@traceback_option
 def generate(
     images: tuple[Path, ...],
     output: Path,
@@ -295,11 +280,11 @@ def _read_latents(path: Path) -> Host:
 
 
 @cli.command()
-@click.option("--output", "-o", type=_PATH, default="svdkit-demo.mp4", help="Where it goes; replaced if it exists.")
-@_backend
-@_json
-@_quiet
-@_traceback
+@click.option("--output", "-o", type=PATH, default="svdkit-demo.mp4", help="Where it goes; replaced if it exists.")
+@backend_option
+@json_option
+@quiet_option
+@traceback_option
 @click.pass_context
 def demo(ctx: click.Context, output: Path, as_json: bool, quiet: bool, backend: str) -> None:
     """Make a small video offline, of the photograph and with the model that ship with svdkit."""
@@ -318,10 +303,10 @@ def demo(ctx: click.Context, output: Path, as_json: bool, quiet: bool, backend: 
 
 @cli.command()
 @click.argument("schedules", metavar="SCHEDULE...", nargs=-1, required=True)
-@click.option("--steps", type=_COUNT, default=25, help="Levels, not counting the final 0.")
-@click.option("--plot", type=_PATH, help="Draw them into this .png, .svg or .pdf instead.")
-@_json
-@_traceback
+@click.option("--steps", type=COUNT, default=25, help="Levels, not counting the final 0.")
+@click.option("--plot", type=PATH, help="Draw them into this .png, .svg or .pdf instead.")
+@json_option
+@traceback_option
 def sigmas(schedules: tuple[str, ...], steps: int, plot: Path | None, as_json: bool) -> None:
     """Print noise levels beside each other.
 
@@ -351,16 +336,16 @@ def sigmas(schedules: tuple[str, ...], steps: int, plot: Path | None, as_json: b
 @click.argument("model")
 @click.option("--height", type=click.IntRange(min=8), default=576, help="In pixels, a multiple of 8.")
 @click.option("--width", type=click.IntRange(min=8), default=1024, help="In pixels, a multiple of 8.")
-@click.option("--num-frames", type=_COUNT, show_default="the model's", help="Frames of each video.")
-@click.option("--num-videos", type=_COUNT, default=1, help="Videos that are made together.")
-@click.option("--decode-chunk-size", type=_COUNT, show_default="as --memory says", help="Frames decoded at a time.")
+@click.option("--num-frames", type=COUNT, show_default="the model's", help="Frames of each video.")
+@click.option("--num-videos", type=COUNT, default=1, help="Videos that are made together.")
+@click.option("--decode-chunk-size", type=COUNT, show_default="as --memory says", help="Frames decoded at a time.")
 @click.option("--guided/--unguided", default=True, help="Whether there is guidance, which doubles the batch.")
-@_backend
+@backend_option
 @click.option("--device", show_default="the backend's", help="Such as cpu, cuda:1 or ascend.")
 @click.option("--dtype", show_default="the backend's", help="Of weights and activations, such as float16.")
-@_memory
-@_json
-@_traceback
+@memory_option
+@json_option
+@traceback_option
 def plan(model: str, as_json: bool, **options: Any) -> None:
     """Tell what a generation with MODEL needs in memory, and whether it fits; nothing is loaded.
 
@@ -375,8 +360,8 @@ def plan(model: str, as_json: bool, **options: Any) -> None:
 
 @cli.command()
 @click.option("--deep", is_flag=True, help="Also make a small frame on every backend that can be used.")
-@_json
-@_traceback
+@json_option
+@traceback_option
 @click.pass_context
 def doctor(ctx: click.Context, deep: bool, as_json: bool) -> None:
     """Tell what is installed, what is broken, and the command that mends it.
@@ -395,8 +380,8 @@ def doctor(ctx: click.Context, deep: bool, as_json: bool) -> None:
 
 def _add_listing(what: str) -> None:
     @cli.command(what.replace(" ", "-"), help=f"List the {what} that there are.")
-    @_json
-    @_traceback
+    @json_option
+    @traceback_option
     def listing(as_json: bool) -> None:
         import attrs
 
@@ -418,5 +403,6 @@ def _add_listing(what: str) -> None:
                 click.echo(f"{'':{width}}  {info.reason}{how}")
 
 
+cli.add_command(study)
 for _what in ("backends", "schedulers", "sigma schedules", "components"):
     _add_listing(_what)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .arguments import check_latents, check_number, check_replaced
-from .backend import Array, Backend, Host
+from .backend import Array, Backend
 from .checkpoint import (
     FeatureExtractor,
     check_pipeline,
@@ -20,23 +17,21 @@ from .checkpoint import (
     save_checkpoint,
 )
 from .denoiser import CONDITIONS, ConditionedDenoiser
-from .errors import InputError, NumericalError
+from .errors import InputError
 from .guidance import guidance_scales
 from .hub import resolve_model
-from .interfaces import VAE, ChunksFeedForward, ImageEncoder, PrefersSchedule, Scheduler, UNet
-from .memory.on_demand import Loader, OnDemand, compile_all, release
-from .memory.planning import Job, Planner, Settings, advise, check_mode
+from .interfaces import VAE, ChunksFeedForward, ImageEncoder, Scheduler, UNet
+from .memory.on_demand import Loader, OnDemand, compile_all
+from .memory.planning import Job, Planner, Settings, check_mode
 from .memory.policy import MemoryPolicy
-from .noise import Generator, Purpose, normal, seeds_of
+from .noise import Generator, seeds_of
 from .output import StableVideoDiffusionPipelineOutput
 from .plugins import make
 from .precondition import scalings
 from .preprocess import ImageInput, check_size, load_images
-from .sampling import get_scheduler, levels_of, sample
+from .sampling import get_scheduler, levels_of
 from .scheduler_config import SVD
-from .schedules import read_sigmas
-from .sigmas import check_steps
-from .stages import decode, embed, encode, explained_memory, frames_of, stage
+from .stages import Stages, noise_levels
 
 OUTPUT_TYPES = {"pil": "pil", "np": "np", "tensor": "tensor", "pt": "tensor", "latent": "latent"}
 CALLBACK_TENSORS = ("latents", *CONDITIONS)
@@ -75,10 +70,10 @@ class StableVideoDiffusionPipeline:
         self.feature_extractor = feature_extractor or FeatureExtractor()
         self.sigma_schedule = sigma_schedule or SVD
         self._origin: tuple[Path, dict[str, Any]] | None = None
-        self._memory = MemoryPolicy()
+        self.memory_policy = MemoryPolicy()
         self._loader: Loader | None = None
         self._chunked = False
-        self._progress: dict[str, Any] = {}
+        self.progress_bar: dict[str, Any] = {}
 
     @classmethod
     def from_pretrained(
@@ -149,7 +144,7 @@ class StableVideoDiffusionPipeline:
             sigma_schedule=settings,
             **networks,
         )
-        pipe._memory, pipe._loader = policy, loader
+        pipe.memory_policy, pipe._loader = policy, loader
         pipe._origin = (
             folder,
             {"backend": backend, "variant": variant, "components": chosen, "compile": compile, "memory": memory},
@@ -181,7 +176,7 @@ class StableVideoDiffusionPipeline:
         moved = self.from_pretrained(
             source, device=device, dtype=self.backend.dtype, scheduler=self.scheduler, **options
         )
-        moved.set_progress_bar_config(**self._progress)
+        moved.set_progress_bar_config(**self.progress_bar)
         return moved
 
     def _loaded(self, what: str) -> tuple[Path, dict[str, Any]]:
@@ -207,7 +202,7 @@ class StableVideoDiffusionPipeline:
 
     def set_progress_bar_config(self, **options: Any) -> None:
         """Options of the `tqdm` progress bars, for instance `disable=True`."""
-        self._progress = options
+        self.progress_bar = options
 
     def __call__(
         self,
@@ -281,7 +276,8 @@ class StableVideoDiffusionPipeline:
         check_number("motion_bucket_id", motion_bucket_id, minimum=0)
         check_number("noise_aug_strength", noise_aug_strength, minimum=0)
         scales = guidance_scales(min_guidance_scale, max_guidance_scale, frames)
-        levels = self._sigmas(sigmas, num_inference_steps, to_zero)
+        given = noise_levels(self.sigma_schedule, self.scheduler, sigmas, num_inference_steps, to_zero)
+        levels = levels_of(self.scheduler, given, to_zero=False)
         if not isinstance(output_type, str) or output_type not in OUTPUT_TYPES:
             raise InputError(f"output_type is {output_type!r}, expected pil, np, tensor or latent.")
         handed = tuple(callback_on_step_end_tensor_inputs)
@@ -290,70 +286,40 @@ class StableVideoDiffusionPipeline:
         pictures = load_images(image)
         videos = len(pictures) * num_videos_per_prompt
         seeds = seeds_of(generator, videos)
-        k, scale_factor = self.backend, self.vae.config.scale_factor
-        shape = (frames, self.unet.config.in_channels // 2, height // scale_factor, width // scale_factor)
-        x = self._initial_noise(latents, seeds, shape)
+        kind, guided = OUTPUT_TYPES[output_type], bool((scales != 1).any())
+        job = Job(height, width, frames, videos, guided, 1 if kind == "pil" else 4, self.vae.config.scale_factor)
+        k, stages = self.backend, Stages(self, job, Settings())
+        if latents is None:
+            x = stages.noise(seeds)
+        else:
+            x = k.array(check_latents(latents, (videos, *stages.shape), k), k.state_dtype)
+        stages.settings = self.settings(job, decode_chunk_size)
 
-        timings: dict[str, float] = {}
-        guided = bool((scales != 1).any())
-        kind = OUTPUT_TYPES[output_type]
-        job = Job(height, width, frames, videos, guided, 1 if kind == "pil" else 4, scale_factor)
-        settings = self._settings(job, decode_chunk_size)
-        with self._stage("encode", 2 * videos, timings, settings) as advance:
-            embeddings = embed(self.image_encoder, self.feature_extractor, pictures, num_videos_per_prompt, advance)
-            if settings.on_demand:
-                release(self.image_encoder)
-            image_latents = encode(self.vae, pictures, height, width, seeds, noise_aug_strength, advance)
-
-        def batch(conditional: Host) -> Host:
-            return np.concatenate([0 * conditional, conditional]) if guided else conditional
-
-        denoise = ConditionedDenoiser(
-            unet=self.unet,
-            frames=frames,
-            guided=guided,
-            image_embeddings=k.array(batch(embeddings[:, None]), k.state_dtype),
-            image_latents=k.array(np.repeat(batch(image_latents[:, None]), frames, axis=1), k.state_dtype),
-            added_time_ids=np.tile([fps - 1, motion_bucket_id, noise_aug_strength], ((1 + guided) * videos, 1)),
-            guidance_scale=k.array(scales.reshape(1, -1, 1, 1, 1), k.state_dtype),
-        )
-
-        def step_ended(step: int, sigma: float, x: Array) -> Array:
-            if not k.all_finite(x):
-                raise NumericalError(
-                    f"NaN or infinity appeared in step {step + 1} of {len(levels) - 1}, from sigma {levels[step]:g} "
-                    f"to {sigma:g}, in {k.dtype}. A wider dtype, such as float32, or other sigmas may help."
-                )
-            if callback_on_step_end is not None:
-                tensors = {"latents": x, **denoise.conditions()}
-                given = {name: tensors[name] for name in handed}
-                replaced = callback_on_step_end(self, step, scalings(levels[step]).c_noise, given)
-                tensors = check_replaced(replaced, given, x)
-                x = tensors.pop("latents")
-                denoise.replace(tensors)
-            advance(1)
+        def step_ended(step: int, x: Array, denoiser: ConditionedDenoiser) -> Array:
+            assert callback_on_step_end is not None
+            tensors = {"latents": x, **denoiser.conditions()}
+            given = {name: tensors[name] for name in handed}
+            replaced = callback_on_step_end(self, step, scalings(levels[step]).c_noise, given)
+            tensors = check_replaced(replaced, given, x)
+            x = tensors.pop("latents")
+            denoiser.replace(tensors)
             return x
 
-        with self._stage("denoise", len(levels) - 1, timings, settings) as advance:
-            result = sample(
-                denoise,
-                x * (levels[0] ** 2 + 1) ** 0.5,
-                sigmas=levels,
-                to_zero=False,  # the levels end where they are to end
-                scheduler=self.scheduler,
-                callback=step_ended,
-                noise=lambda step, draw: self._noise(seeds, Purpose.STEP, shape, step, draw),
-            )
-
+        result = stages.denoise(
+            stages.condition(pictures, seeds, noise_aug_strength),
+            x,
+            sigmas=levels,
+            scheduler=self.scheduler,
+            seeds=seeds,
+            scales=scales,
+            fps=fps,
+            motion_bucket_id=motion_bucket_id,
+            step_ended=None if callback_on_step_end is None else step_ended,
+        )
         output: Any = result.x
         chunk = None
         if kind != "latent":
-            with self._stage("decode", videos * frames, timings, settings) as advance:
-                output, chunk = self._memory.decode(
-                    lambda chunk: decode(self.vae, result.x, chunk, kind, advance),
-                    *(settings.decode_chunk, decode_chunk_size is not None, self.vae.backend),
-                )
-                output = frames_of(output, kind, k)
+            output, chunk = stages.decode(result.x, kind, asked=decode_chunk_size is not None)
         if not return_dict:
             return output
         return StableVideoDiffusionPipelineOutput(
@@ -366,45 +332,23 @@ class StableVideoDiffusionPipeline:
             dtype=k.dtype,
             scheduler=repr(self.scheduler),
             nfe=result.nfe,
-            timings=timings,
+            timings=stages.timings,
             output_type=kind,
             decode_chunk_size=chunk,
-            memory="low" if settings.on_demand else "max",
+            memory="low" if stages.settings.on_demand else "max",
         )
-
-    def _sigmas(self, sigmas: Sequence[float] | str | None, steps: int, to_zero: bool) -> tuple[float, ...]:
-        chosen = getattr(self.sigma_schedule, "svdkit_sigmas", None)  # by the checkpoint, for whatever scheduler
-        if sigmas is None and chosen is None and isinstance(self.scheduler, PrefersSchedule):
-            sigmas = self.scheduler.sigma_schedule
-        if sigmas is None:
-            sigmas = self.sigma_schedule(check_steps(steps))
-            to_zero = to_zero and getattr(self.sigma_schedule, "to_zero", True)
-        elif isinstance(sigmas, str):
-            sigmas = read_sigmas(sigmas, steps, to_zero=to_zero)
-        return levels_of(self.scheduler, sigmas, to_zero)
-
-    def _noise(self, seeds: Sequence[int], purpose: Purpose, shape: Sequence[int], *which: int) -> Array:
-        k = self.backend
-        return k.array(np.stack([normal(seed, purpose, shape, *which) for seed in seeds]), k.state_dtype)
-
-    def _initial_noise(self, latents: Array | None, seeds: Sequence[int], shape: Sequence[int]) -> Array:
-        if latents is None:
-            return self._noise(seeds, Purpose.LATENTS, shape)
-        k = self.backend
-        array = check_latents(latents, (len(seeds), *shape), k)
-        return k.array(array, k.state_dtype)
 
     # Memory
 
     @property
     def memory(self) -> str:
         """`"auto"`, `"low"` or `"max"`."""
-        return self._memory.mode
+        return self.memory_policy.mode
 
-    def _settings(self, job: Job, decode_chunk: int | None) -> Settings:
-        """What is done in one call to need less memory; applied to the networks."""
+    def settings(self, job: Job, decode_chunk: int | None) -> Settings:
+        """What is done in one generation to need less memory; it is applied to the networks."""
         loaded = not isinstance(self.unet, OnDemand)
-        settings = self._memory.settings(job, decode_chunk, loaded)
+        settings = self.memory_policy.settings(job, decode_chunk, loaded)
         if settings.on_demand and loaded and self._loader is not None:
             self.__dict__.update(self._loader.networks(on_demand=True))
         if isinstance(self.unet, ChunksFeedForward):
@@ -414,19 +358,3 @@ class StableVideoDiffusionPipeline:
                 self.unet.disable_forward_chunking()
             self._chunked = settings.forward_chunk is not None
         return settings
-
-    @contextmanager
-    def _stage(
-        self, name: str, total: int, timings: dict[str, float], settings: Settings
-    ) -> Iterator[Callable[[int], object]]:
-        """One stage: its progress and its seconds, what to do if memory runs out, and what is released after it."""
-
-        def advice() -> str:
-            return advise(name, self.backend.dtype, settings)
-
-        try:
-            with explained_memory(name, self.backend, advice), stage(name, total, timings, self._progress) as advance:
-                yield advance
-        finally:
-            if settings.on_demand:
-                release(self.image_encoder, self.vae, self.unet)

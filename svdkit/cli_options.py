@@ -1,0 +1,36 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+TRACEBACK = "svdkit.traceback"
+"""Where a command's context notes that the source of errors is to be shown."""
+PATH, COUNT, NOT_NEGATIVE = click.Path(path_type=Path), click.IntRange(min=1), click.FloatRange(min=0)
+
+
+def _note_traceback(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    ctx.meta[TRACEBACK] = value
+
+
+backend_option = click.option("--backend", "-b", default="mindspore", help="What computes; see `svdkit backends`.")
+memory_option = click.option(
+    "--memory",
+    type=click.Choice(["auto", "low", "max"]),
+    default="auto",
+    help="Load everything at once (max), one network at a time and cut what can be cut (low), or as little of that as "
+    "makes it fit (auto); see `svdkit plan`.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout, and nothing else there.")
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="Show no progress and no summary.")
+traceback_option = click.option(
+    "--traceback",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    envvar="SVDKIT_TRACEBACK",
+    callback=_note_traceback,
+    help="Show where in the source an error comes from, as SVDKIT_TRACEBACK=1 does.",
+)

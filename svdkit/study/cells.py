@@ -1,0 +1,241 @@
+"""The cells of a study, each with a key: a hash of everything that would change its result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from attrs import evolve, frozen
+
+from .. import __version__
+from ..backend import Backend
+from ..checkpoint import component_config, load_scheduler_config
+from ..config import read_json
+from ..errors import InputError
+from ..hub import resolve_model
+from ..interfaces import Scheduler
+from ..plugins import make
+from ..preprocess import Picture, load_images
+from ..sampling import levels_of
+from ..schedules import read_sigmas
+from ..stages import noise_levels
+from ..weights import STEMS, select_files
+from .grid import MODEL_SCHEDULE, Study, guidance_ends
+from .schedulers import evaluations, follows, is_adaptive, label, make_scheduler, supplier, within
+
+OWN_SCHEDULE = "own"
+"""The label of the levels of a solver that chooses them, whatever it is given."""
+
+
+@frozen(kw_only=True)
+class Cell:
+    """One video of a study."""
+
+    scheduler: str
+    """As it was asked for; `label` is for tables."""
+    schedule: str
+    budget: int
+    image: str
+    seed: int
+    guidance: str
+    sigmas: tuple[float, ...]
+    half: tuple[float, ...] = ()
+    """Of a reference: noise levels at half its budget, to tell how far it has converged."""
+    reference: str = ""
+    """The key of its reference; empty for a reference."""
+    key: str = ""
+
+    @property
+    def label(self) -> str:
+        """The scheduler as tables show it."""
+        return label(self.scheduler)
+
+    @property
+    def kind(self) -> str:
+        """What the store calls it."""
+        return "references" if self.half else "cells"
+
+
+@frozen(kw_only=True)
+class Grid:
+    """A study with all its cells, before anything is computed."""
+
+    study: Study
+    folder: Path
+    """The checkpoint's."""
+    frames: int
+    pictures: Mapping[str, Picture]
+    """By the name that tables have: that of the file without its suffix."""
+    setting: Mapping[str, Any]
+    """What all keys have in common."""
+    cells: tuple[Cell, ...]
+    """By image, guidance and seed, then as asked for. Cells of one result have one key."""
+    references: tuple[Cell, ...]
+    """One for each image, seed and guidance."""
+
+
+def expand(study: Study) -> Grid:
+    """Every cell of a study; reads the model's files once for their hash, and loads no network.
+
+    Raises:
+        InputError: an image, a name, an option or a budget cannot be used.
+        CheckpointError: the model is not there.
+        MissingDependencyError: the backend's framework is not installed.
+    """
+    pictures = _pictures(study)
+    folder = resolve_model(study.model, variant=study.variant)
+    kernels: Backend = make("backend", study.backend, None, study.device, study.dtype)
+    frames = study.num_frames or int(component_config("unet", folder, kernels)[0].num_frames)
+    reference = _reference(study, folder)
+    columns = list(dict.fromkeys(column for text in study.schedulers for column in _columns(study, folder, text)))
+    setting = {
+        "svdkit": __version__,
+        "model": fingerprint(folder, study.variant),
+        "backend": kernels.name,
+        "device": kernels.device.split(":")[0],
+        "dtype": kernels.dtype,
+        "frames": frames,
+        "size": [study.height, study.width],
+        "fps": float(study.fps),
+        "motion_bucket_id": float(study.motion_bucket_id),
+        "noise_aug_strength": float(study.noise_aug_strength),
+        "decode_chunk_size": study.decode_chunk_size or frames,
+    }
+    suppliers = {text: supplier(text) for text in (study.reference, *study.schedulers)}
+    references, cells = [], []
+    for name, picture in pictures.items():
+        told = {**setting, "image": _hash_picture(picture)}
+        for guidance in study.guidance:
+            for seed in study.seeds:
+                block: dict[str, Any] = {"image": name, "seed": seed, "guidance": guidance}
+                references.append(_keyed(evolve(reference, **block), {**told, "supplier": suppliers[study.reference]}))
+                for text, schedule, budget, sigmas in columns:
+                    cell = Cell(scheduler=text, schedule=schedule, sigmas=sigmas, budget=budget, **block)
+                    cell = evolve(cell, reference=references[-1].key)
+                    cells.append(_keyed(cell, {**told, "supplier": suppliers[text]}))
+    return Grid(
+        study=study,
+        folder=folder,
+        frames=frames,
+        pictures=pictures,
+        setting=setting,
+        cells=tuple(cells),
+        references=tuple(references),
+    )
+
+
+def _columns(study: Study, folder: Path, text: str) -> Iterator[tuple[str, str, int, tuple[float, ...]]]:
+    """Scheduler, label of the schedule, budget and noise levels of what one scheduler is asked to do."""
+    scheduler = make_scheduler(text, _scheduler_config(folder))
+    asked: dict[str, str] = {}
+    for schedule in study.schedules:
+        name = _schedule_label(schedule)
+        if name in asked:
+            raise InputError(
+                f"The schedules {asked[name]!r} and {schedule!r} would both be called {name!r}. Write their levels "
+                "into files, whose names tell them apart."
+            )
+        asked[name] = schedule
+
+    levels = partial(_levels, folder, scheduler)
+    if not all(follows(scheduler, levels(schedule, 4)) for schedule in asked.values()):
+
+        def own(steps: int) -> tuple[float, ...]:
+            return levels_of(scheduler, levels(MODEL_SCHEDULE, steps))
+
+        adaptive = is_adaptive(scheduler, own)
+        for budget in study.budgets:
+            yield text, OWN_SCHEDULE, budget, own(budget) if adaptive else within(scheduler, own, budget)
+        return
+    for name, schedule in asked.items():
+        if _is_explicit(schedule):
+            sigmas = levels(schedule, 1)
+            yield text, name, evaluations(scheduler, sigmas), sigmas
+            continue
+        for budget in study.budgets:
+            yield text, name, budget, within(scheduler, partial(levels, schedule), budget)
+
+
+def _levels(folder: Path, scheduler: Scheduler, schedule: str, steps: int) -> tuple[float, ...]:
+    own = load_scheduler_config(folder)
+    return noise_levels(own, scheduler, None if schedule == MODEL_SCHEDULE else schedule, steps)
+
+
+def _reference(study: Study, folder: Path) -> Cell:
+    """The reference of any block."""
+    scheduler = make_scheduler(study.reference, _scheduler_config(folder))
+    full, half = (
+        within(scheduler, partial(_levels, folder, scheduler, MODEL_SCHEDULE), budget)
+        for budget in (study.reference_budget, study.reference_budget // 2)
+    )
+    block: dict[str, Any] = {"image": "", "seed": 0, "guidance": ""}
+    budget = study.reference_budget
+    return Cell(scheduler=study.reference, schedule=MODEL_SCHEDULE, budget=budget, sigmas=full, half=half, **block)
+
+
+def _scheduler_config(folder: Path) -> Mapping[str, Any]:
+    return read_json(folder / "scheduler" / "scheduler_config.json")
+
+
+def _is_explicit(schedule: str) -> bool:
+    """Whether it is numbers, which are as many as they are."""
+    return schedule != MODEL_SCHEDULE and read_sigmas(schedule, 2) == read_sigmas(schedule, 3)
+
+
+def _schedule_label(schedule: str) -> str:
+    if not _is_explicit(schedule):
+        return label(schedule)
+    if Path(schedule).suffix.lower() in (".txt", ".json"):
+        return Path(schedule).stem
+    levels = [sigma for sigma in read_sigmas(schedule, 1) if sigma > 0]
+    return f"{levels[0]:g}…{levels[-1]:g} ({len(levels)})"
+
+
+def _pictures(study: Study) -> dict[str, Picture]:
+    pictures: dict[str, Picture] = {}
+    for path in study.images:
+        name = Path(path).stem
+        if name in pictures:
+            raise InputError(f"Two images are called {name!r}; tables could not tell them apart. Rename one.")
+        pictures[name] = load_images(path)[0]
+    return pictures
+
+
+def _hash_picture(picture: Picture) -> str:
+    pixels = np.asarray(picture)
+    return hashlib.sha256(f"{pixels.shape} {pixels.dtype}".encode() + pixels.tobytes()).hexdigest()
+
+
+def _keyed(cell: Cell, told: Mapping[str, Any]) -> Cell:
+    content = {
+        **told,
+        "scheduler": cell.label,
+        "sigmas": cell.sigmas,
+        "half": cell.half,
+        "reference": cell.reference,
+        "seed": cell.seed,
+        "guidance": guidance_ends(cell.guidance),
+    }
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return evolve(cell, key=hashlib.sha256(canonical.encode()).hexdigest())
+
+
+def fingerprint(folder: Path, variant: str | None = None) -> str:
+    """A hash of a checkpoint's configurations and of the weights of one variant."""
+    files = [path for path in folder.glob("*/*.json") if ".safetensors.index" not in path.name]
+    for component, stem in STEMS.items():
+        names = [path.name for path in (folder / component).iterdir()]
+        files += [folder / component / name for name in select_files(names, stem, variant, str(folder / component))]
+    total = hashlib.sha256()
+    for path in sorted(set(files)):
+        one = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                one.update(block)
+        total.update(f"{path.relative_to(folder).as_posix()} {one.hexdigest()}\n".encode())
+    return total.hexdigest()

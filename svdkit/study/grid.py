@@ -1,0 +1,161 @@
+"""What a study is asked to compare: checked, kept as a file, and nothing computed."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import asdict, evolve, field, fields_dict, frozen
+
+from ..arguments import check_number
+from ..errors import InputError
+from ..generation import DEFAULT_MODEL
+from ..guidance import guidance_scales
+from ..preprocess import check_size
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+MODEL_SCHEDULE = "model"
+"""The name of the noise levels that a generation has when none are given."""
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    """One value or several, each once, in their order."""
+    return tuple(dict.fromkeys(value if isinstance(value, (list, tuple)) else (value,)))
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return _several([str(one) for one in (value if isinstance(value, (list, tuple)) else (value,))])
+
+
+def _schedules(value: Any) -> tuple[str, ...]:
+    """Schedules as text, of which some were lists of numbers."""
+    single = not isinstance(value, (list, tuple)) or all(isinstance(one, (int, float)) for one in value)
+    each = [value] if single else value
+    return _texts([one if isinstance(one, str) else ",".join(map(repr, map(float, one))) for one in each])
+
+
+@frozen(kw_only=True)
+class Study:
+    """A grid: every scheduler with every schedule at every budget, for every image, seed and guidance.
+
+    Raises:
+        InputError: a value cannot be used.
+    """
+
+    images: tuple[str, ...] = field(converter=_texts)
+    """Paths of pictures."""
+    schedulers: tuple[str, ...] = field(converter=_texts)
+    """Names with options, as `svdkit generate --scheduler` takes them; `diffusers.CLASS` for one of diffusers."""
+    schedules: tuple[str, ...] = field(default=(MODEL_SCHEDULE,), converter=_schedules)
+    """Names with options, numbers, or files of them; `model` for the levels that a generation has otherwise."""
+    budgets: tuple[int, ...] = field(default=(5, 10, 25), converter=_several)
+    """Function evaluations; a cell has as many steps as stay within. Numbers of `schedules` have their own."""
+    seeds: tuple[int, ...] = field(default=(0, 1, 2), converter=_several)
+    guidance: tuple[str, ...] = field(default=("1-3",), converter=_texts)
+    """Of the first and the last frame: `"1-3"`, or one number for both."""
+    model: str = field(default=DEFAULT_MODEL, converter=str)
+    variant: str | None = None
+    backend: str = "mindspore"
+    device: str | None = None
+    dtype: str | None = None
+    memory: str = "auto"
+    height: int = 576
+    width: int = 1024
+    num_frames: int | None = None
+    fps: float = 7
+    motion_bucket_id: float = 127
+    noise_aug_strength: float = 0.02
+    decode_chunk_size: int | None = None
+    reference: str = "dpmpp_2m"
+    """The solver of the reference, on the model's own levels."""
+    reference_budget: int = 200
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("images", "schedulers", "schedules", "budgets", "seeds", "guidance"):
+            if not getattr(self, name):
+                raise InputError(f"The study has no {name}, expected at least one.")
+        check_size(self.height, self.width)
+        for budget in self.budgets:
+            check_number("A budget", budget, minimum=1, whole=True)
+        for seed in self.seeds:
+            check_number("A seed", seed, minimum=0, whole=True)
+        check_number("reference_budget", self.reference_budget, minimum=2, whole=True)
+        check_number("fps", self.fps, minimum=1)
+        check_number("motion_bucket_id", self.motion_bucket_id, minimum=0)
+        check_number("noise_aug_strength", self.noise_aug_strength, minimum=0)
+        for name in ("num_frames", "decode_chunk_size"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), minimum=1, whole=True)
+        for text in self.guidance:
+            guidance_scales(*guidance_ends(text), 1)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Study:
+        """A study of named values.
+
+        Raises:
+            InputError: a name is unknown, one that is needed is missing, or a value cannot be used.
+        """
+        known = fields_dict(cls)
+        if unknown := sorted(values.keys() - known.keys()):
+            raise InputError(f"A study has no {unknown[0]!r}. It has {', '.join(known)}.")
+        for name in ("images", "schedulers"):
+            if name not in values:
+                raise InputError(f"The study has no {name}, expected at least one.")
+        return cls(**values)
+
+    def absolute(self) -> Study:
+        """The same study for any working folder."""
+        files = [str(Path(text).absolute()) if Path(text).is_file() else text for text in self.schedules]
+        return evolve(
+            self,
+            images=[str(Path(image).absolute()) for image in self.images],
+            schedules=files,
+            model=str(Path(self.model).absolute()) if Path(self.model).is_dir() else self.model,
+        )
+
+    def as_toml(self) -> str:
+        """The study as a file that `read_toml` reads; of strings, numbers and lists TOML's and JSON's forms agree."""
+        values = {key: value for key, value in asdict(self).items() if value is not None}
+        return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The values in a study's file; images that are not absolute are looked for beside it.
+
+    Raises:
+        InputError: it cannot be read or is not TOML.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"The study {str(path)!r} cannot be read: {error}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"The study {str(path)!r} is not TOML: {error}.") from error
+    if "images" in values:
+        values["images"] = [str(path.parent.absolute() / image) for image in _texts(values["images"])]
+    return values
+
+
+def guidance_ends(text: str) -> tuple[float, float]:
+    """Guidance of the first and the last frame: of `"1-3"` 1 and 3, of `"2"` 2 and 2.
+
+    Raises:
+        InputError: it does not read so.
+    """
+    number = r"\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*"
+    found = re.fullmatch(f"{number}(?:-{number})?", text)
+    try:
+        if found:
+            return float(found[1]), float(found[2] or found[1])
+    except ValueError:
+        pass
+    raise InputError(f"Guidance is {text!r}, expected FIRST-LAST such as '1-3', or one number for all frames.")

@@ -1,0 +1,521 @@
+"""A study on the NumPy backend: the grid, what is computed and kept, and what its table tells."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from attrs import evolve, frozen
+from click.testing import CliRunner
+from PIL import Image
+from reference import picture, relative_error
+
+import svdkit
+from svdkit import PluginSpec, StableVideoDiffusionPipeline, hookimpl
+from svdkit.cli import cli
+from svdkit.errors import InputError, SigmasError, UnknownPluginError
+from svdkit.hub import resolve_model
+from svdkit.plugins import registry
+from svdkit.schedules import sigma_schedule
+from svdkit.study.cells import expand
+from svdkit.study.grid import Study, guidance_ends, read_toml
+from svdkit.study.measures import flicker, measure, motion
+from svdkit.study.schedulers import evaluations, make_scheduler, within
+from svdkit.study.store import Store
+from svdkit.study.table import COLUMNS, COSTS, IDENTITY, MEASURES, read_table
+from svdkit.study.worker import Worker
+
+ROOT = Path(__file__).parents[1]
+SMALL: dict[str, Any] = {
+    "model": "tiny-random",
+    "backend": "numpy",
+    "height": 32,
+    "width": 32,
+    "num_frames": 3,
+    "reference_budget": 6,
+}
+"""Cells of a tenth of a second."""
+
+
+@frozen
+class Failing:
+    """Fails in its second step."""
+
+    def step(self, denoise: Any, x: Any, i: int, sigmas: Any, history: Any, noise: Any) -> tuple[Any, Any]:
+        if i == 1:
+            raise ZeroDivisionError("the second step is one too many")
+        return denoise(x, sigmas[i]), None
+
+
+@pytest.fixture
+def register() -> Iterator[Callable[[Any, str], None]]:
+    """`register(plugin, origin)`, until the test ends."""
+    plugins: list[Any] = []
+
+    def register(plugin: Any, origin: str) -> None:
+        registry().manager.register(plugin, origin)
+        plugins.append(plugin)
+
+    yield register
+    for plugin in plugins:
+        registry().manager.unregister(plugin)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Paths of two pictures."""
+    folder = tmp_path_factory.mktemp("images")
+    for i, name in enumerate(("left", "right")):
+        picture(i).save(folder / f"{name}.png")
+    return [str(folder / "left.png"), str(folder / "right.png")]
+
+
+@pytest.fixture
+def small(images: list[str]) -> Callable[..., Study]:
+    """A study with one image and seed, unless asked for otherwise."""
+
+    def small(**values: Any) -> Study:
+        return Study(**{"images": images[:1], "schedulers": "euler", "budgets": 2, "seeds": 0, **SMALL, **values})
+
+    return small
+
+
+@pytest.fixture(scope="module")
+def asked(images: list[str]) -> dict[str, Any]:
+    """What the study of this module compares."""
+    return {
+        "images": images,
+        "schedulers": ["euler_ancestral", "heun", "dpm_adaptive:rtol=0.5,atol=0.5"],
+        "schedules": ["karras", "ays"],
+        "budgets": [2, 3],
+        "seeds": 11,
+        **SMALL,
+    }
+
+
+@pytest.fixture(scope="module")
+def done(asked: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
+    """Its folder and table."""
+    folder = tmp_path_factory.mktemp("study") / "done"
+    return folder, svdkit.study(folder, progress=False, **asked)
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Keys of the cells that are computed from now on."""
+    keys: list[str] = []
+    original = Worker.attempt
+
+    def attempt(self: Worker, task: Any) -> Any:
+        keys.append(task.cell.key)
+        return original(self, task)
+
+    monkeypatch.setattr(Worker, "attempt", attempt)
+    return keys
+
+
+# What is asked
+
+
+def test_a_study_survives_its_file(small: Callable[..., Study], tmp_path: Path) -> None:
+    study = small(schedules=["ays", [700.0, 20.0, 0.5]], guidance=["1-3", "2"], seeds=[3, 1, 3])
+    assert study.seeds == (3, 1)
+    assert study.schedules == ("ays", "700.0,20.0,0.5")
+    (tmp_path / "study.toml").write_text(study.as_toml(), encoding="utf-8")
+    assert Study.of(read_toml(tmp_path / "study.toml")) == study
+
+
+def test_images_in_a_file_are_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text('images = ["a.png", "/b.png"]', encoding="utf-8")
+    assert read_toml(tmp_path / "study.toml")["images"] == [str(tmp_path / "a.png"), "/b.png"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"schedulers": []}, "no schedulers"),
+        ({"budgets": [4, 0]}, "A budget is 0"),
+        ({"seeds": -1}, "A seed is -1"),
+        ({"guidance": "much"}, "'much', expected FIRST-LAST"),
+        ({"width": 30}, "multiple of 8"),
+        ({"budgts": 4}, "no 'budgts'"),
+    ],
+)
+def test_what_cannot_be_asked(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Study.of({"images": ["a.png"], "schedulers": ["euler"], **values})
+
+
+def test_a_file_that_is_no_study(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        read_toml(tmp_path / "none.toml")
+    (tmp_path / "study.toml").write_text("images = [", encoding="utf-8")
+    with pytest.raises(InputError, match="not TOML"):
+        read_toml(tmp_path / "study.toml")
+
+
+def test_guidance_reads_as_its_ends() -> None:
+    assert guidance_ends("1-3") == (1, 3)
+    assert guidance_ends("2.5") == (2.5, 2.5)
+    assert guidance_ends("-1--0.5") == (-1, -0.5)
+
+
+# Budgets and levels
+
+
+@pytest.mark.parametrize("name", [info.name for info in svdkit.list_schedulers() if info.name != "dpm_adaptive"])
+@pytest.mark.parametrize("budget", [1, 6, 7])
+def test_steps_are_the_most_within_the_budget(name: str, budget: int) -> None:
+    scheduler = make_scheduler(name, {})
+
+    def levels(steps: int) -> tuple[float, ...]:
+        return sigma_schedule("karras", steps)
+
+    sigmas = within(scheduler, levels, budget)
+    assert evaluations(scheduler, sigmas) <= budget
+    assert evaluations(scheduler, levels(len(sigmas))) > budget
+    two = {"heun", "dpm_2", "dpm_2_ancestral", "edm_stochastic", "dpmpp_2s_ancestral", "dpmpp_sde"}
+    assert len(sigmas) - 1 == ((budget + 1) // 2 if name in two else budget)
+
+
+def test_a_table_of_levels_gives_what_it_has() -> None:
+    assert len(within(make_scheduler("lcm", {}), lambda steps: sigma_schedule("lcm", steps), 100)) == 41
+
+
+def test_a_budget_below_one_step_is_an_error() -> None:
+    class Five:
+        def step(self, denoise: Any, x: Any, i: int, sigmas: Any, history: Any, noise: Any) -> tuple[Any, Any]:
+            for _ in range(4):
+                denoise(x, sigmas[i])
+            return denoise(x, sigmas[i]), None
+
+    with pytest.raises(InputError, match="more than the budget of 4 evaluations"):
+        within(Five(), lambda steps: sigma_schedule("karras", steps), 4)
+
+
+def columns(study: Study) -> list[tuple[str, str, int, int]]:
+    return [(cell.label, cell.schedule, cell.budget, len(cell.sigmas) - 1) for cell in expand(study).cells]
+
+
+def test_explicit_levels_have_the_budget_that_they_take(small: Callable[..., Study], tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text("[700, 10, 1]")
+    schedules = ["karras:rho=5", "700,10,1,0.1", str(tmp_path / "mine.json")]
+    assert columns(small(schedulers=["heun"], schedules=schedules, budgets=[3])) == [
+        ("heun", "karras(rho=5)", 3, 2),
+        ("heun", "700…0.1 (4)", 7, 4),
+        ("heun", "mine", 5, 3),
+    ]
+    with pytest.raises(InputError, match="both be called"):
+        expand(small(schedules=["700,10,1", "700,20,1"]))
+
+
+def test_levels_of_a_solvers_own_are_called_so(small: Callable[..., Study]) -> None:
+    assert columns(small(schedulers=["dpm_adaptive", "lcm"], schedules=["ays", "karras"], budgets=[2, 4])) == [
+        ("dpm_adaptive", "own", 2, 2),
+        ("dpm_adaptive", "own", 4, 2),
+        *[("lcm", schedule, budget, budget) for schedule in ("ays", "karras") for budget in (2, 4)],
+    ]
+
+
+def test_the_models_own_levels_are_those_of_a_generation(small: Callable[..., Study]) -> None:
+    cells = expand(small(schedulers=["euler", "lcm"], budgets=3)).cells
+    assert [cell.sigmas for cell in cells] == [sigma_schedule("karras", 3), sigma_schedule("lcm", 3)]
+
+
+@pytest.mark.parametrize(
+    ("values", "error"),
+    [
+        ({"schedulers": "eulr"}, UnknownPluginError),
+        ({"schedulers": "unipc:ordr=3"}, InputError),
+        ({"schedulers": "diffusers.DDPMScheduler"}, UnknownPluginError),
+        ({"schedulers": "diffusers.HeunDiscreteScheduler:ordr=3"}, InputError),
+        ({"schedules": "karas"}, UnknownPluginError),
+        ({"schedules": "1,2,3"}, SigmasError),
+        ({"images": "none.png"}, InputError),
+        ({"model": "tny-random"}, InputError),
+        ({"backend": "nmpy"}, UnknownPluginError),
+    ],
+)
+def test_nothing_is_computed_of_what_cannot_be_made(
+    small: Callable[..., Study], values: dict[str, Any], error: type[Exception], tmp_path: Path
+) -> None:
+    with pytest.raises(error):
+        svdkit.study(tmp_path / "study", **{"images": small().images, "schedulers": "euler", **SMALL, **values})
+    assert not (tmp_path / "study").exists()
+
+
+# Keys
+
+
+def key(study: Study) -> str:
+    (cell,) = expand(study).cells
+    return cell.key
+
+
+def test_keys_follow_what_changes_the_result(small: Callable[..., Study], tmp_path: Path) -> None:
+    study = small()
+    assert key(study) == key(small())
+    other = tmp_path / "left.png"
+    picture(7).save(other)
+    changes: list[dict[str, Any]] = [
+        *({"schedulers": name} for name in ("ddim", "euler_ancestral", "euler_ancestral:eta=0.5")),
+        *({"schedules": "ays"}, {"budgets": 3}, {"images": str(other)}, {"seeds": 1}, {"guidance": "1-2"}),
+        *({"height": 40}, {"num_frames": 4}, {"fps": 8}, {"motion_bucket_id": 3}, {"noise_aug_strength": 0.1}),
+        *({"dtype": "float64"}, {"decode_chunk_size": 1}, {"reference": "heun"}, {"reference_budget": 8}),
+    ]
+    keys = [key(study), *(key(evolve(study, **change)) for change in changes)]
+    assert len(set(keys)) == len(keys)
+
+
+def test_keys_follow_the_contents_not_the_names(
+    small: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy.bmp"
+    Image.open(small().images[0]).save(copy)
+    # A name for the same levels, and the default of an option that is spelled out.
+    changes: list[dict[str, Any]] = [{"images": str(copy)}, {"schedules": "karras"}, {"guidance": "1.0-3"}]
+    assert {key(small(**change)) for change in changes} == {key(small())}
+    before = key(small())
+    monkeypatch.setattr("svdkit.study.cells.supplier", lambda text: "svdkit 99")
+    assert key(small()) != before
+
+
+def test_keys_follow_the_weights(small: Callable[..., Study], tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(resolve_model("tiny-random"), copy)
+    assert key(small(model=str(copy))) == key(small())
+    weights = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert key(small(model=str(copy))) != key(small())
+
+
+# What is computed
+
+
+def test_the_table_has_a_row_for_every_cell(done: tuple[Path, pd.DataFrame]) -> None:
+    folder, table = done
+    assert tuple(table.columns) == COLUMNS
+    assert len(table) == 2 * (2 * 2 * 2 + 2)
+    assert not table.duplicated(list(IDENTITY)).any()
+    assert set(table["status"]) == {"done"}
+    assert set(table["schedule"]) == {"karras", "ays", "own"}
+    measured = table[[*MEASURES, "evaluations", *COSTS]]
+    assert np.isfinite(measured.to_numpy()).all()
+    fixed = table[table["schedule"] != "own"]
+    assert (fixed["evaluations"] <= fixed["budget"]).all()
+    assert (fixed[fixed["scheduler"] == "heun"].groupby("budget")["steps"].unique().map(list)).to_dict() == {
+        2: [1],
+        3: [2],
+    }
+    pd.testing.assert_frame_equal(read_table(folder), table, check_dtype=False)
+    plain = pd.read_csv(folder / "table.csv")
+    assert list(plain["key"]) == list(table["key"])
+    assert [float(s) for s in plain["sigmas"][0].split(" ")] == pytest.approx(table["sigmas"][0])
+
+
+def test_a_cell_is_what_a_generation_makes(done: tuple[Path, pd.DataFrame], images: list[str]) -> None:
+    folder, table = done
+    pipe = StableVideoDiffusionPipeline.from_pretrained("tiny-random", backend="numpy")
+    pipe.set_progress_bar_config(disable=True)
+    for row in table[(table["image"] == "right") & (table["budget"] == 3)].itertuples():
+        pipe.scheduler = make_scheduler(row.scheduler.replace("(", ":").replace(")", "").replace(", ", ","), {})
+        frames = pipe(images[1], 32, 32, 3, sigmas=row.sigmas, generator=row.seed)[0]
+        assert np.array_equal(Store(folder).frames(row.key), np.stack([np.asarray(frame) for frame in frames]))
+
+
+def test_references_and_how_far_they_have_converged(done: tuple[Path, pd.DataFrame], images: list[str]) -> None:
+    folder, table = done
+    store = Store(folder)
+    pipe = StableVideoDiffusionPipeline.from_pretrained("tiny-random", backend="numpy", scheduler="dpmpp_2m")
+    pipe.set_progress_bar_config(disable=True)
+    full, half = (
+        pipe(images[0], 32, 32, 3, steps, generator=11, output_type="latent")[0].astype(np.float64) for steps in (6, 3)
+    )
+    (told,) = (r for r in store.metadata["references"] if (r["image"], r["seed"]) == ("left", 11))
+    assert told["convergence"] == pytest.approx(relative_error(half, full), rel=1e-5)
+    assert told["evaluations"] == 6
+    row = table[(table["image"] == "left") & (table["seed"] == 11)].iloc[0]
+    assert row["latent_error"] == pytest.approx(relative_error(store.latents(row["key"]), full), rel=1e-5)
+    difference = store.frames(row["key"]).astype(float) - store.reference("left", 11, "1-3")
+    assert row["rmse"] == pytest.approx(np.sqrt((difference**2).mean()))
+
+
+def test_what_is_needed_to_run_it_again(done: tuple[Path, pd.DataFrame], asked: dict[str, Any]) -> None:
+    folder, _ = done
+    told = Store(folder).metadata
+    assert told["command"] == f"svdkit study {folder / 'study.toml'} -o {folder}"
+    assert Study.of(read_toml(folder / "study.toml")) == Study.of(asked)
+    assert told["versions"]["numpy"] == np.__version__
+    assert told["machine"]["cores"] >= 1
+    assert Store(folder).image("left").shape == (32, 32, 3)
+
+
+def test_only_what_is_new_is_computed(
+    done: tuple[Path, pd.DataFrame], asked: dict[str, Any], computed: list[str], tmp_path: Path
+) -> None:
+    folder, table = done
+    again = svdkit.study(folder, progress=False, **asked)
+    assert not computed
+    pd.testing.assert_frame_equal(again, table)
+    more = svdkit.study(folder, folder / "study.toml", progress=False, schedulers=["ddim", "heun"], budgets=[3, 4])
+    assert sorted(computed) == sorted(set(more["key"]) - set(table["key"]))
+    assert set(more["key"]) & set(table["key"])
+    assert len(more) == 2 * 2 * 2 * 2
+    svdkit.study(folder, progress=False, **asked)
+
+
+def test_the_image_is_encoded_once(
+    small: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedded = []
+    original = svdkit.stages.embed
+    monkeypatch.setattr("svdkit.stages.embed", lambda *args: embedded.append(args[2]) or original(*args))
+    study = small(seeds=[0, 1], schedulers=["euler", "ddim"], guidance=["1-3", "1"])
+    svdkit.study(tmp_path, study_file(study, tmp_path), progress=False)
+    assert len(embedded) == 1
+
+
+def study_file(study: Study, folder: Path) -> Path:
+    path = folder / "asked.toml"
+    path.write_text(study.as_toml(), encoding="utf-8")
+    return path
+
+
+def test_a_failing_scheduler_is_recorded_and_stops_nothing(
+    small: Callable[..., Study], register: Callable[..., None], computed: list[str], tmp_path: Path
+) -> None:
+    class Plugin:
+        @hookimpl
+        def svdkit_schedulers(self) -> list[PluginSpec]:
+            return [PluginSpec(name="failing", target=f"{__name__}:Failing", summary="fails")]
+
+    register(Plugin(), "failing (nobody)")
+    file = study_file(small(schedulers=["failing", "euler"], budgets=[1, 2]), tmp_path)
+    table = svdkit.study(tmp_path, file, progress=False)
+    rows = table.set_index(["scheduler", "budget"])
+    assert rows["status"].to_dict() == {
+        ("failing", 1): "done",
+        ("failing", 2): "failed",
+        ("euler", 1): "done",
+        ("euler", 2): "done",
+    }
+    assert rows.loc[("failing", 2), "error"] == "ZeroDivisionError: the second step is one too many"
+    assert np.isnan(rows.loc[("failing", 2), "latent_error"])
+    before = len(computed)
+    svdkit.study(tmp_path, file, progress=False)
+    assert len(computed) == before
+    svdkit.study(tmp_path, file, progress=False, retry_failed=True)
+    assert computed[before:] == [rows.loc[("failing", 2), "key"]]
+
+
+def test_without_a_reference_its_cells_fail(small: Callable[..., Study], register: Any, tmp_path: Path) -> None:
+    class Plugin:
+        @hookimpl
+        def svdkit_schedulers(self) -> list[PluginSpec]:
+            return [PluginSpec(name="failing", target=f"{__name__}:Failing", summary="fails")]
+
+    register(Plugin(), "failing (nobody)")
+    table = svdkit.study(tmp_path, study_file(small(reference="failing"), tmp_path), progress=False)
+    assert list(table["error"]) == ["Its reference failed: ZeroDivisionError: the second step is one too many"]
+
+
+def test_a_third_partys_scheduler_and_schedule(
+    small: Callable[..., Study], register: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "examples" / "svdkit-example-scheduler")
+    register(importlib.import_module("svdkit_example_scheduler.plugin"), "example (svdkit-example-scheduler)")
+    study = small(schedulers=["rk2", "rk2:alpha=1", "heun"], schedules=["karras", "lognormal"], budgets=3)
+    table = svdkit.study(tmp_path, study_file(study, tmp_path), progress=False)
+    assert set(table["scheduler"]) == {"rk2", "rk2(alpha=1)", "heun"}
+    assert set(table["status"]) == {"done"}
+    errors = table.pivot(index="schedule", columns="scheduler", values="latent_error")
+    assert np.allclose(errors["rk2(alpha=1)"], errors["heun"], rtol=1e-3)
+    assert not np.allclose(errors["rk2"], errors["heun"], rtol=1e-3)
+    for name in [name for name in sys.modules if name.startswith("svdkit_example_scheduler")]:
+        del sys.modules[name]
+
+
+def test_eulers_method_of_diffusers_agrees_cell_by_cell(small: Callable[..., Study], tmp_path: Path) -> None:
+    theirs = "diffusers.EulerDiscreteScheduler"
+    # Guided, this random network takes an ulp of float32, in which theirs computes, to 1e-3 in six steps.
+    options: dict[str, Any] = {"schedules": ["model", "ays"], "budgets": [4, 6], "seeds": [0, 1], "guidance": "1"}
+    study = small(schedulers=["euler", theirs], **options)
+    table = svdkit.study(tmp_path, study_file(study, tmp_path), progress=False)
+    store = Store(tmp_path)
+    keys = table.pivot(index=["schedule", "budget", "seed"], columns="scheduler", values="key")
+    assert len(keys) == 8
+    for ours, other in zip(keys["euler"], keys[theirs], strict=True):
+        assert ours != other
+        assert relative_error(store.latents(other), store.latents(ours)) < 1e-4
+    values = table.pivot(index=["schedule", "budget", "seed"], columns="scheduler", values="latent_error")
+    assert np.allclose(values[theirs], values["euler"], atol=1e-4)
+
+
+# Measures
+
+
+def moving(pixels: int, frames: int = 4) -> np.ndarray:
+    """A pattern that moves to the right by so many pixels a frame."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 255, (12, 24, 3), np.uint8))
+    wide = np.asarray(coarse.resize((192, 96), Image.Resampling.BICUBIC))
+    return np.stack([wide[:, 40 - pixels * i : 136 - pixels * i] for i in range(frames)])
+
+
+def test_motion_is_in_pixels_and_warping_explains_it() -> None:
+    still, moved = motion(moving(0)), motion(moving(2))
+    assert still == {"motion": pytest.approx(0, abs=1e-6), "warping_error": pytest.approx(0, abs=1e-6)}
+    assert moved["motion"] == pytest.approx(2, rel=0.02)
+    noisy = np.clip(moving(2) + np.random.default_rng(1).normal(0, 20, moving(2).shape), 0, 255).astype(np.uint8)
+    assert moved["warping_error"] < 1 < 15 < motion(noisy)["warping_error"]
+
+
+def test_flicker_is_of_the_brightness_and_not_of_a_fade() -> None:
+    fade = np.stack([np.full((8, 8, 3), 20 * i, np.uint8) for i in range(5)])
+    assert flicker(fade) == pytest.approx(0)
+    assert flicker(fade[[0, 1, 0, 1, 0]]) == pytest.approx(40)
+    assert np.isnan(flicker(fade[:2]))
+
+
+def test_a_video_against_itself_and_another() -> None:
+    frames = moving(1)
+    latents = np.ones((4, 4, 12, 12), np.float32)
+    same = measure(frames, latents, frames, latents, frames[0])
+    assert (same["latent_error"], same["rmse"], same["ssim"]) == (0, 0, 1)
+    assert same["psnr"] == same["first_frame_psnr"] == float("inf")
+    darker = measure(frames // 2, 1.5 * latents, frames, latents, frames[0])
+    assert darker["latent_error"] == pytest.approx(0.5)
+    squares = (frames.astype(float) - frames // 2) ** 2
+    assert darker["rmse"] == pytest.approx(np.sqrt(squares.mean()))
+    assert darker["psnr"] == pytest.approx(10 * np.log10(255**2 / squares.mean()))
+    assert darker["first_frame_psnr"] == pytest.approx(10 * np.log10(255**2 / squares[0].mean()))
+    assert 0 < darker["ssim"] < 1
+
+
+# The command
+
+
+def test_the_command(images: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["study", "-o", str(out), "--no-report", "--image", images[0], "--scheduler", "euler"]
+    arguments += ["--scheduler", "heun", "--budget", "2", "--seed", "0", "--seed", "5", "--model", "tiny-random"]
+    arguments += ["--backend", "numpy", "--height", "32", "--width", "32", "--num-frames", "2"]
+    result = CliRunner().invoke(cli, [*arguments, "--reference-budget", "4"])
+    assert result.exit_code == 0, result.output
+    assert "Not separated at 2 evaluations, over 2 blocks" in result.stdout
+    assert "6/6 cells, best so far at 2 evaluations: " in result.stderr
+    result = CliRunner().invoke(cli, ["study", str(out / "study.toml"), "-o", str(out), "--json", "--no-report"])
+    assert json.loads(result.stdout)["cells"] == 4
+    result = CliRunner().invoke(cli, [*arguments, "--guidance", "lots"])
+    assert result.exit_code == 2
+    assert "expected FIRST-LAST" in result.stderr
