@@ -514,8 +514,9 @@ def test_the_command(images: list[str], tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "Not separated at 2 evaluations, over 2 blocks" in result.stdout
     assert "6/6 cells, best so far at 2 evaluations: " in result.stderr
-    result = CliRunner().invoke(cli, ["study", str(out / "study.toml"), "-o", str(out), "--json", "--no-report"])
+    result = CliRunner().invoke(cli, ["study", str(out / "study.toml"), "-o", str(out), "--json"])
     assert json.loads(result.stdout)["cells"] == 4
+    assert "heun" in (out / "report.html").read_text(encoding="utf-8")
     result = CliRunner().invoke(cli, [*arguments, "--guidance", "lots"])
     assert result.exit_code == 2
     assert "expected FIRST-LAST" in result.stderr

@@ -130,7 +130,7 @@ def _provenance(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
     def told(value: Any, name: str = "") -> str:
         if isinstance(value, Mapping):
             return ", ".join(f"{name} {told(part, name)}" for name, part in value.items())
-        if name == "memory":
+        if name == "memory" and isinstance(value, int):
             return f"{value / 2**30:.3g} GiB"
         if isinstance(value, list | tuple):
             return ", ".join(told(part) for part in value)
