@@ -98,7 +98,8 @@ def imports(tree: ast.AST) -> Iterator[str]:
 @pytest.mark.parametrize("path", sorted((ROOT / "svdkit").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_source_of_the_core_names_a_framework_even_lazily(path: Path) -> None:
     found = {name.partition(".")[0] for name in imports(ast.parse(path.read_text(encoding="utf-8")))}
-    assert not found & set(FRAMEWORKS)
+    statistics = {"scipy"} if "study" in path.parts else set()  # no tensors, and an extra that only studies need
+    assert not (found - statistics) & set(FRAMEWORKS)
 
 
 def test_lazy_imports_would_be_found() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from attrs import field, frozen
 
 from svdkit.arrays import like, to_host
 from svdkit.backend import Array
-from svdkit.errors import InputError
+from svdkit.errors import InputError, MissingDependencyError, UnknownPluginError
 from svdkit.interfaces import Denoiser, Noise
 
 NOISY = {
@@ -126,3 +127,30 @@ class FromDiffusers:
     def _is_stochastic(self) -> bool:
         name, config = type(self.scheduler).__name__, self.scheduler.config
         return "Ancestral" in name or str(getattr(config, "algorithm_type", "")).startswith("sde")
+
+
+def by_class(name: str, options: Mapping[str, Any], config: Mapping[str, Any]) -> FromDiffusers:
+    """A scheduler of diffusers by the name of its class.
+
+    Args:
+        name: one of `NOISY`.
+        options: what its class takes.
+        config: a checkpoint's `scheduler_config.json`, of which the class takes what it knows.
+
+    Raises:
+        UnknownPluginError: the adapter does not run such a class.
+        InputError: the class has no such option.
+        MissingDependencyError: diffusers is not installed.
+    """
+    if name not in NOISY:
+        raise UnknownPluginError(f"The adapter runs no {name!r} of diffusers. It runs {', '.join(NOISY)}.")
+    try:
+        import diffusers
+    except ImportError as error:
+        raise MissingDependencyError(f"{name} needs diffusers: pip install 'svdkit[peers]'.") from error
+    kind = getattr(diffusers, name)
+    known = inspect.signature(kind).parameters
+    if unknown := sorted(options.keys() - known.keys()):
+        raise InputError(f"{name} of diffusers has no option {unknown[0]!r}. It has {', '.join(known)}.")
+    settings = {"sigma_data": 1.0, **config, **options}  # of the EDM classes, whose own default is for pixels
+    return FromDiffusers(kind(**{key: value for key, value in settings.items() if key in known}))

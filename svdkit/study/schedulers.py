@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, MissingDependencyError, UnknownPluginError
+from ..errors import InputError
 from ..interfaces import ChoosesLevels, Scheduler
 from ..plugins import parse_options, registry
 from ..sampling import get_scheduler, levels_of, sample
@@ -42,21 +41,9 @@ def make_scheduler(text: str, config: Mapping[str, Any]) -> Scheduler:
     """
     if not text.startswith(DIFFUSERS):
         return get_scheduler(text)
-    from svdkit_schedulers.from_diffusers import NOISY, FromDiffusers
+    from svdkit_schedulers.from_diffusers import by_class
 
-    name, options = parse_options(text.removeprefix(DIFFUSERS))
-    if name not in NOISY:
-        raise UnknownPluginError(f"The adapter runs no {name!r} of diffusers. It runs {', '.join(NOISY)}.")
-    try:
-        import diffusers
-    except ImportError as error:
-        raise MissingDependencyError(f"{text!r} needs diffusers: pip install 'svdkit[peers]'.") from error
-    kind = getattr(diffusers, name)
-    known = inspect.signature(kind).parameters
-    if unknown := sorted(options.keys() - known.keys()):
-        raise InputError(f"{name} of diffusers has no option {unknown[0]!r}. It has {', '.join(known)}.")
-    settings = {"sigma_data": 1.0, **config, **options}  # of the EDM classes, whose own default is for pixels
-    return FromDiffusers(kind(**{key: value for key, value in settings.items() if key in known}))
+    return by_class(*parse_options(text.removeprefix(DIFFUSERS)), config)
 
 
 def supplier(text: str) -> str:
