@@ -20,12 +20,13 @@ from PIL import Image
 from svdkit import StableVideoDiffusionPipeline
 from svdkit.precondition import scalings
 from svdkit.video import write_video
+from training import denoiser
 from training.__main__ import main
 from training.data import Clips
 from training.denoiser import AUGMENTATION, SIGMA, denoiser_loss
 from training.evaluate import Evaluation, displacement, psnr
 from training.loop import Loop
-from training.networks import read_weights
+from training.networks import read_weights, trained_network
 from training.run import Run
 from training.settings import SMALL
 from training.videos import VideoFolder
@@ -183,15 +184,10 @@ class _Recorder:
         return torch.zeros_like(sample[:, :, :8])
 
 
-@pytest.fixture
-def recorder(trained: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[_Recorder, list[float], list[float]]:
+@pytest.fixture(scope="module")
+def recorder(trained: Path) -> tuple[_Recorder, list[float], list[float]]:
     """What the UNet is asked in many steps, and the losses for latents that are standard normal and that are 0."""
-    fake = _Recorder()
-    real = __import__("training.denoiser", fromlist=["x"]).trained_network
-    monkeypatch.setattr(
-        "training.denoiser.trained_network", lambda f, name, *a: fake if name == "unet" else real(f, name, *a)
-    )
-    rng = np.random.default_rng(0)
+    fake, rng = _Recorder(), np.random.default_rng(0)
     encoder = {k: torch.from_numpy(v) for k, v in read_weights(trained / "checkpoint", "image_encoder").items()}
     settings = evolve(SMALL, unet_batch=40)
     losses: list[list[float]] = []
@@ -202,7 +198,13 @@ def recorder(trained: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[_Recorder,
             np.full(4, 7, np.float32),
             np.full(4, 100, np.float32),
         )
-        loss = denoiser_loss(trained / "checkpoint", {}, encoder, clips, settings)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                denoiser,
+                "trained_network",
+                lambda f, name, *a: fake if name == "unet" else trained_network(f, name, *a),
+            )
+            loss = denoiser_loss(trained / "checkpoint", {}, encoder, clips, settings)
         losses.append([loss(step).item() for step in range(25)])
     return fake, losses[0], losses[1]
 

@@ -16,7 +16,7 @@ from svdkit.checkpoint import ARCHITECTURES, component_config, open_weights
 from svdkit.params import build
 from svdkit.weights import STEMS, write_weights
 
-EPSILON_AT_START = ("conv2.weight", "to_out.0.weight", "net.2.weight", "proj_out.weight", "time_conv_out.weight")
+SMALL_AT_START = "conv2.weight", "to_out.0.weight", "net.2.weight", "proj_out.weight"
 """The last layer of each residual branch. It begins small, so that a new network begins as nearly the identity."""
 
 
@@ -53,8 +53,7 @@ def trained_network(folder: Path, name: str, backend: Backend, tensors: Mapping[
 
 def calm(weights: dict[str, Host]) -> dict[str, Host]:
     """Weights drawn at random, with the last layer of every residual branch made small (arXiv:1901.09321)."""
-    small = EPSILON_AT_START
-    return {key: value * np.float32(0.05) if key.endswith(small) else value for key, value in weights.items()}
+    return {key: value * np.float32(0.05) if key.endswith(SMALL_AT_START) else value for key, value in weights.items()}
 
 
 def write_network(folder: Path, name: str, tensors: Mapping[str, Tensor], dtype: str = "float16") -> None:

@@ -23,7 +23,7 @@ def scratch(call: Call, patch_elements: int, tile_elements: int, score_elements:
     size, out = prod(call.inputs[0]), prod(call.output)
     copies = [prod(shape) * (made in RESHAPED) for shape, made in zip(call.inputs, call.origins, strict=True)]
     match call.kernel:
-        case "conv2d" if call.options["padding"] == 2 and (m := winograd.tile(call.weight, call.options["stride"])):
+        case "conv2d" if m := _tile(call):
             wide = max(call.weight[:2])
             tiles = call.output[0] * prod(-(-n // m) for n in call.output[2:])
             block = min(tiles, max(1, tile_elements // ((m + 2) ** 2 * wide))) * (m + 2) ** 2 * wide
@@ -63,7 +63,7 @@ def tables(call: Call) -> Iterator[tuple[Hashable, int]]:
     """Tables, of four bytes an entry, each kept for as long as the process lives."""
     shape, positions = call.inputs[0], prod(call.output) // max(1, call.weight[0] if call.weight else 1)
     match call.kernel:
-        case "conv2d" if call.options["padding"] == 2 and (m := winograd.tile(call.weight, call.options["stride"])):
+        case "conv2d" if m := _tile(call):
             tiles = call.output[0] * prod(-(-n // m) for n in call.output[2:])
             yield ("tiles", shape[0], shape[2:], m), 4 * tiles * (m + 2) ** 2
             yield ("untiles", shape[0], shape[2:], m), 4 * prod(call.output) // call.weight[0]
@@ -85,3 +85,8 @@ def tables(call: Call) -> Iterator[tuple[Hashable, int]]:
             frames, heads = call.options.get("frames", 1), call.options["heads"]
             for x in {call.inputs[0], call.inputs[1]}:
                 yield ("split", x[1], frames, heads), 2 * 4 * x[1] * frames * heads
+
+
+def _tile(call: Call) -> int:
+    """The m of Winograd's tiles, if the convolution is in tiles; else 0."""
+    return winograd.tile(call.weight, call.options["stride"]) if call.options["padding"] == 2 else 0
