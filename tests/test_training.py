@@ -22,8 +22,8 @@ from svdkit.precondition import scalings
 from svdkit.video import write_video
 from training import denoiser
 from training.__main__ import main
-from training.data import Clips
-from training.denoiser import AUGMENTATION, SIGMA, denoiser_loss
+from training.data import AUGMENTATION, PICTURES, Clips, encode_clips, noisy
+from training.denoiser import SIGMA, STILLS, denoiser_loss
 from training.evaluate import Evaluation, displacement, psnr
 from training.loop import Loop
 from training.networks import read_weights, trained_network
@@ -189,11 +189,13 @@ def recorder(trained: Path) -> tuple[_Recorder, list[float], list[float]]:
     """What the UNet is asked in many steps, and the losses for latents that are standard normal and that are 0."""
     fake, rng = _Recorder(), np.random.default_rng(0)
     encoder = {k: torch.from_numpy(v) for k, v in read_weights(trained / "checkpoint", "image_encoder").items()}
-    settings = evolve(SMALL, unet_batch=40)
+    settings = evolve(SMALL, unet_batch=40, unet_stills=0)
     losses: list[list[float]] = []
     for spread in (1, 0):
         clips = Clips(
             (spread * rng.standard_normal((4, 4, 8, 4, 4))).astype(np.float16),
+            rng.standard_normal((4, PICTURES, 8, 4, 4)).astype(np.float16),
+            np.arange(1, 1 + 4 * PICTURES, dtype=np.float32).reshape(4, PICTURES),
             rng.integers(0, 255, (4, 16, 16, 3), np.uint8),
             np.full(4, 7, np.float32),
             np.full(4, 100, np.float32),
@@ -233,8 +235,45 @@ def test_conditioning_is_given_and_left_out(recorder: tuple[_Recorder, list[floa
     assert without.float().mean().item() == pytest.approx(SMALL.drop, abs=0.03)
     ids = np.concatenate(fake.ids)
     assert (ids[:, :2] == [6, 100]).all()
-    assert np.log(ids[:, 2]).mean() == pytest.approx(AUGMENTATION[0], abs=0.05)
-    assert np.log(ids[:, 2]).std() == pytest.approx(AUGMENTATION[1], abs=0.05)
+    # Each noisy picture goes with the strength of its noise.
+    pairs = {(tuple(image.flatten()[:4].tolist()), strength) for image, strength in zip(images, ids[:, 2], strict=True)}
+    assert len({strength for _, strength in pairs}) == 4 * PICTURES
+    assert len({image for image, _ in pairs}) == 4 * PICTURES + 1  # and zeros
+    assert len(pairs) == 2 * 4 * PICTURES
+
+
+def test_first_steps_see_many_first_frames(trained: Path) -> None:
+    fake, clips = _Recorder(), encode_clips(trained / "clips", trained / "checkpoint", clip, SMALL.clips, "cpu")
+    encoder = {k: torch.from_numpy(v) for k, v in read_weights(trained / "checkpoint", "image_encoder").items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            denoiser, "trained_network", lambda f, name, *a: fake if name == "unet" else trained_network(f, name, *a)
+        )
+        loss = denoiser_loss(trained / "checkpoint", {}, encoder, clips, SMALL)
+    for step in range(SMALL.unet_stills + 1):
+        loss(step)
+    shapes = [sample.shape[:2] for sample in fake.samples]
+    assert set(shapes[:-1]) == {(SMALL.unet_batch * STILLS, 1)}
+    assert shapes[-1] == (SMALL.unet_batch, SMALL.frames)
+
+
+def test_noise_on_the_picture_has_the_strength_that_is_told() -> None:
+    frame = clip(0).frames[0]
+    strength = np.array([0.02, 0.3], np.float32)
+    clean, faint, strong = frame / np.float32(127.5) - 1, *noisy(frame, strength, np.random.default_rng(0))
+    assert (faint - clean).std() == pytest.approx(0.02, rel=0.02)
+    assert (strong - clean).std() == pytest.approx(0.3, rel=0.02)
+
+
+def test_strengths_are_those_of_the_paper(trained: Path) -> None:
+    clips = encode_clips(trained / "clips", trained / "checkpoint", clip, SMALL.clips, "cpu")
+    logs = np.log(clips.strength)
+    assert logs.shape == (SMALL.clips, PICTURES)
+    assert abs(logs.mean() - AUGMENTATION[0]) < 3 * AUGMENTATION[1] / np.sqrt(logs.size)
+    # The first picture of a clip and its second are encodings of one frame, so nearer than those of two clips.
+    pictures = clips.pictures.astype(np.float32)
+    same = np.square(pictures[:, 0] - pictures[:, 1]).mean()
+    assert same < np.square(pictures[:-1, 0] - pictures[1:, 1]).mean() / 3
 
 
 def test_finetuning_on_a_folder_of_videos(trained: Path, tmp_path: Path) -> None:

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from svdkit.checkpoint import load_component
 from svdkit_torch.backend import TorchBackend
 
-from .autoencoder import moments
-from .data import Clips
+from .data import PICTURES, Clips
 from .networks import trained_network
 from .settings import Settings
 
 SIGMA = 0.7, 1.6
 """Mean and spread of log sigma."""
-AUGMENTATION = -3.0, 0.5
-"""The same of the noise on the conditioning image."""
+STILLS = 4
+"""Pictures in place of a clip, in the steps that see first frames alone."""
 
 
 def denoiser_loss(
@@ -35,8 +34,7 @@ def denoiser_loss(
     backend = TorchBackend(settings.device, settings.dtype)
     denoiser = trained_network(folder, "unet", backend, unet)
     encoder = trained_network(folder, "image_encoder", backend, image_encoder)
-    vae = load_component("vae", folder, backend)
-    batch, device = settings.unet_batch, settings.device
+    device = settings.device
 
     def tensor(values: npt.NDArray[np.float64], axes: int = 1) -> Tensor:
         """One number a clip, to go with tensors of so many axes."""
@@ -44,10 +42,14 @@ def denoiser_loss(
 
     def loss(step: int) -> Tensor:
         rng = np.random.default_rng([settings.seed, 2, step])
+        still = step < settings.unet_stills
+        batch = settings.unet_batch * (STILLS if still else 1)
         chosen = rng.integers(len(clips), size=batch)
-        latents = torch.from_numpy(clips.latents[chosen]).to(device).float()
-        sigma = np.exp(rng.normal(*SIGMA, batch))
-        strength = np.exp(rng.normal(*AUGMENTATION, batch))
+        latents = torch.from_numpy(clips.latents[chosen, : 1 if still else None]).to(device).float()
+        # One from each of as many equally likely parts of the distribution: the same of each, and a calmer mean.
+        quantiles = (np.arange(batch) + rng.random(batch)) / batch
+        sigma = np.exp([NormalDist(*SIGMA).inv_cdf(q) for q in quantiles])
+        picture = rng.integers(PICTURES, size=batch)
         kept = (rng.random(batch) >= settings.drop).astype(np.float64)
 
         # Drawn on the CPU, so that every device trains on the same.
@@ -56,13 +58,10 @@ def denoiser_loss(
         def noise(like: Tensor) -> Tensor:
             return torch.randn(like.shape, generator=generator).to(device)
 
-        with torch.no_grad():
-            pixels = torch.from_numpy(clips.first[chosen]).to(device).float() / 127.5 - 1
-            pixels += noise(pixels) * tensor(strength, 4)
-            mean = moments(vae, pixels)[..., : latents.shape[2]].permute(0, 3, 1, 2)
-            image_latents = (mean * tensor(kept, 4))[:, None].expand_as(latents)
+        pictures = torch.from_numpy(clips.pictures[chosen, picture]).to(device).float() * tensor(kept, 4)
+        image_latents = pictures[:, None].expand_as(latents)
         embeddings = encoder(torch.from_numpy(clips.clip_pixels(chosen)).to(device))[:, None] * tensor(kept, 3)
-        ids = np.stack([clips.fps[chosen] - 1.0, clips.motion_bucket_id[chosen], strength], 1)
+        ids = np.stack([clips.fps[chosen] - 1.0, clips.motion_bucket_id[chosen], clips.strength[chosen, picture]], 1)
 
         s = tensor(sigma, 5)
         x = latents + s * noise(latents)

@@ -17,10 +17,15 @@ from tqdm.auto import tqdm
 from svdkit.backend import Host
 from svdkit.errors import NumericalError
 
-WARM_UP = 200
+WARM_UP = 100
 """Steps over which the learning rate rises."""
+FALL = 0.4
+"""Share of the steps, the last ones, over which it falls to zero along a line. Before, it does not depend on their
+number, so a run may still be made longer (arXiv:2405.18392)."""
 LARGEST_GRADIENT = 1.0
-_PARTS = ("weights", "average", "first", "second")
+WEIGHT_DECAY = 0.01
+EDGES = "embedding", "conv_in", "conv_out"
+"""Layers between data and features, and those of conditions: Muon is for the matrices between features."""
 
 
 class Loop:
@@ -33,7 +38,7 @@ class Loop:
         path: the file; training goes on from it if it exists.
         weights: where training begins.
         steps: how many there are in all.
-        rate: the highest learning rate; it falls along a cosine to a hundredth (arXiv:1608.03983).
+        rate: the highest learning rate, of AdamW and of Muon (arXiv:2502.16982, section 2.2).
         average: what the moving average keeps of itself a step, in the long run.
         device: of torch.
         every: seconds between two writes of the file.
@@ -52,15 +57,31 @@ class Loop:
     ) -> None:
         self.path, self.steps, self.rate, self.decay, self.every = path, steps, rate, average, every
         self.step = 0
-        self.weights = {key: torch.tensor(value, device=device).requires_grad_() for key, value in weights.items()}
+        # Muon takes matrices only, so a kernel is one of (out, the rest), and what is handed out is a view of it.
+        self._leaves = {
+            key: torch.tensor(
+                value.reshape(len(value), -1) if value.ndim > 2 else value, device=device
+            ).requires_grad_()
+            for key, value in weights.items()
+        }
+        self.weights = {key: leaf.view(weights[key].shape) for key, leaf in self._leaves.items()}
         self.average = {key: w.detach().clone() for key, w in self.weights.items()}
-        self._optimizer = torch.optim.AdamW(self.weights.values(), lr=rate, betas=(0.9, 0.99), fused=True)
-        for w in self.weights.values():
-            self._optimizer.state[w] = {
-                "step": torch.tensor(0.0, device=device),
-                "exp_avg": torch.zeros_like(w),
-                "exp_avg_sq": torch.zeros_like(w),
-            }
+        hidden = [key for key, leaf in self._leaves.items() if leaf.ndim == 2 and not any(e in key for e in EDGES)]
+        others = [key for key in self._leaves if key not in hidden]
+        self._optimizer_of: dict[str, torch.optim.Optimizer] = {}
+        if hidden:
+            muon = torch.optim.Muon(
+                [self._leaves[key] for key in hidden],
+                weight_decay=WEIGHT_DECAY,
+                adjust_lr_fn="match_rms_adamw",  # steps as large as AdamW's, so that one rate does for both
+            )
+            self._optimizer_of |= dict.fromkeys(hidden, muon)
+        if others:
+            adam = torch.optim.AdamW(
+                [self._leaves[key] for key in others], betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY, fused=True
+            )
+            self._optimizer_of |= dict.fromkeys(others, adam)
+        self._optimizers = list(dict.fromkeys(self._optimizer_of.values()))
         if path.exists():
             self._load()
 
@@ -104,15 +125,16 @@ class Loop:
         return {key.removeprefix(f"{name}/"): w for key, w in tensors.items() if key.startswith(f"{name}/")}
 
     def _advance(self, loss: Callable[[int], Tensor]) -> float:
-        share = self.step / self.steps
-        rate = self.rate * min(1, (self.step + 1) / WARM_UP) * (0.01 + 0.99 * (1 + math.cos(math.pi * share)) / 2)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
+        rate = self.rate * min(1, (self.step + 1) / WARM_UP, (1 - self.step / self.steps) / FALL)
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
         value = loss(self.step)
         value.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.weights.values(), LARGEST_GRADIENT)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+        torch.nn.utils.clip_grad_norm_(self._leaves.values(), LARGEST_GRADIENT)
+        for optimizer in self._optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         # Short at first, so that the average is not one of where training began.
         decay = min(self.decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
@@ -120,18 +142,12 @@ class Loop:
         return float(value.detach())
 
     def _tensors(self) -> dict[str, Tensor]:
-        state = self._optimizer.state
-        parts = (
-            self.weights,
-            self.average,
-            {key: state[w]["exp_avg"] for key, w in self.weights.items()},
-            {key: state[w]["exp_avg_sq"] for key, w in self.weights.items()},
-        )
-        return {
-            f"{part}/{key}": tensor.detach()
-            for part, tensors in zip(_PARTS, parts, strict=True)
-            for key, tensor in tensors.items()
-        }
+        """Everything that the next step depends on, but for its number."""
+        tensors = {f"weights/{key}": leaf.detach() for key, leaf in self._leaves.items()}
+        tensors |= {f"average/{key}": w for key, w in self.average.items()}
+        for key, leaf in self._leaves.items():
+            tensors |= {f"{name}/{key}": value for name, value in self._optimizer_of[key].state[leaf].items()}
+        return tensors
 
     def _save(self) -> None:
         partial = self.path.with_suffix(".part")
@@ -141,10 +157,15 @@ class Loop:
     def _load(self) -> None:
         with safe_open(self.path, "pt") as file:
             self.step = int(file.metadata()["step"])
-            for key, tensor in self._tensors().items():
-                tensor.copy_(file.get_tensor(key))
-        for w in self.weights.values():
-            self._optimizer.state[w]["step"].fill_(self.step)
+            for name in file.keys():
+                part, key = name.split("/", 1)
+                leaf, value = self._leaves[key], file.get_tensor(name).to(self._leaves[key].device)
+                if part == "weights":
+                    leaf.data.copy_(value)
+                elif part == "average":
+                    self.average[key].copy_(value)
+                else:
+                    self._optimizer_of[key].state[leaf][part] = value
 
 
 def _forget(log: Path, step: int) -> None:

@@ -55,7 +55,7 @@ class Settings:
     """Of torch."""
     dtype: str = "float32"
     """Of activations; weights, their averages and the optimiser's state are float32 always."""
-    average: float = 0.999
+    average: float = 0.995
     """What the moving average of the weights keeps of itself a step."""
 
     samples: int = 4
@@ -75,17 +75,21 @@ class Settings:
 
     unet: dict[str, Any] = field(factory=UNET.copy)
     image_encoder: dict[str, Any] = field(factory=IMAGE_ENCODER.copy)
-    clips: int = 2500
+    clips: int = 2000
     """How many the denoiser is trained on."""
-    unet_steps: int = 6000
-    unet_rate: float = 1e-3
-    unet_batch: int = 4
+    unet_steps: int = 2400
+    unet_stills: int = 200
+    """Of which the first see first frames alone: many pictures for the time of a few clips, until they are kept."""
+    unet_rate: float = 1e-2
+    unet_batch: int = 6
     drop: float = 0.1
     """How often the conditioning is left out, for guidance (arXiv:2207.12598)."""
 
 
 TINY = Settings()
 """The model that ships."""
-SMALL = evolve(TINY, size=64, clips=8, vae_steps=6, vae_batch=4, unet_steps=8, unet_batch=2, samples=1, average=0.9)
+SMALL = evolve(
+    TINY, size=64, clips=8, vae_steps=6, vae_batch=4, unet_steps=8, unet_stills=2, unet_batch=2, samples=1, average=0.9
+)
 """Every part of a run, in seconds; for tests."""
 SETTINGS = {"tiny": TINY, "small": SMALL}
