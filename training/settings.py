@@ -17,7 +17,7 @@ UNET: dict[str, Any] = {
     "num_frames": 8,
     "out_channels": 8,
     "projection_class_embeddings_input_dim": 96,
-    "sample_size": 24,
+    "sample_size": [24, 24],
     "transformer_layers_per_block": 1,
     "up_block_types": ["CrossAttnUpBlockSpatioTemporal"] * 2 + ["UpBlockSpatioTemporal"],
 }
@@ -77,7 +77,7 @@ class Settings:
     image_encoder: dict[str, Any] = field(factory=IMAGE_ENCODER.copy)
     clips: int = 2000
     """How many the denoiser is trained on."""
-    unet_steps: int = 2400
+    unet_steps: int = 2000
     unet_stills: int = 200
     """Of which the first see first frames alone: many pictures for the time of a few clips, until they are kept."""
     unet_rate: float = 1e-2
