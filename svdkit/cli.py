@@ -219,7 +219,7 @@ def generate(
     targets = {path.resolve() for path in output_paths(output, videos)}
     if overwritten := [image for image in images if image.resolve() in targets]:
         raise OutputError(f"The video would replace the image {overwritten[0]}. Choose another --output.")
-    check_size(*(8 if options[side] is None else options[side] for side in ("height", "width")))
+    check_size(options["height"] or 8, options["width"] or 8)  # the model tells what is not given
     if options["scheduler"] is not None:
         get_scheduler(options["scheduler"])
     if len(seed) not in (0, 1, videos):

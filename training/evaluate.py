@@ -122,18 +122,8 @@ def displacement(video: Video) -> float:
     lengths = []
     for a, b in pairwise(luma):
         moving = np.abs(b - a) > DIFFERENT
-        lengths.append(float(np.median(np.hypot(*_flow(a, b))[moving])) if moving.any() else 0.0)
+        lengths.append(float(np.median(np.hypot(*measures.flow(a, b))[moving])) if moving.any() else 0.0)
     return float(np.mean(lengths))
-
-
-def _flow(here: npt.NDArray[np.float64], ahead: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """How far each pixel of one frame has moved in another, in pixels `(2, H, W)`; by DIS (arXiv:1603.03590)."""
-    import cv2
-
-    finder = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    finder.setFinestScale(0)
-    found = finder.calc(*(frame.round().astype(np.uint8) for frame in (here, ahead)), None)
-    return np.asarray(found.transpose(2, 0, 1), np.float64)
 
 
 def summary(evaluation: Evaluation, count: int, report: Callable[[str], None]) -> tuple[dict[str, Any], list[Example]]:
