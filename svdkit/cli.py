@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import __version__
+from .cli_demo import demo
 from .cli_options import (
     COUNT,
     NOT_NEGATIVE,
@@ -31,9 +32,6 @@ from .cli_study import study
 if TYPE_CHECKING:
     from .backend import Host
     from .output import StableVideoDiffusionPipelineOutput
-
-DEMO = {"model": "tiny-random", "height": 144, "width": 256, "num_inference_steps": 8, "seed": (0,)}
-"""What `svdkit demo` makes: seconds of work on any backend."""
 
 _INTERRUPTED = 130  # as shells have it
 
@@ -144,8 +142,8 @@ def cli() -> None:
     show_default="any",
     help="Of the first video, the i-th taking SEED + i; or repeat the option, once for each video.",
 )
-@click.option("--height", type=click.IntRange(min=8), default=576, help="In pixels, a multiple of 8.")
-@click.option("--width", type=click.IntRange(min=8), default=1024, help="In pixels, a multiple of 8.")
+@click.option("--height", type=click.IntRange(min=8), show_default="the model's", help="In pixels, a multiple of 8.")
+@click.option("--width", type=click.IntRange(min=8), show_default="the model's", help="In pixels, a multiple of 8.")
 @click.option("--num-frames", type=COUNT, show_default="the model's", help="Frames of each video.")
 @click.option("--fps", type=click.FloatRange(1, 240), default=7, help="Frames a second.")
 @click.option("--motion-bucket-id", type=NOT_NEGATIVE, default=127, help="Amount of motion, to about 255.")
@@ -221,7 +219,7 @@ def generate(
     targets = {path.resolve() for path in output_paths(output, videos)}
     if overwritten := [image for image in images if image.resolve() in targets]:
         raise OutputError(f"The video would replace the image {overwritten[0]}. Choose another --output.")
-    check_size(options["height"], options["width"])
+    check_size(options["height"] or 8, options["width"] or 8)  # the model tells what is not given
     if options["scheduler"] is not None:
         get_scheduler(options["scheduler"])
     if len(seed) not in (0, 1, videos):
@@ -280,28 +278,6 @@ def _read_latents(path: Path) -> Host:
 
 
 @cli.command()
-@click.option("--output", "-o", type=PATH, default="svdkit-demo.mp4", help="Where it goes; replaced if it exists.")
-@backend_option
-@json_option
-@quiet_option
-@traceback_option
-@click.pass_context
-def demo(ctx: click.Context, output: Path, as_json: bool, quiet: bool, backend: str) -> None:
-    """Make a small video offline, of the photograph and with the model that ship with svdkit."""
-    ctx.invoke(
-        generate,
-        images=(Path(__file__).parent / "assets" / "photo.jpg",),
-        output=output.absolute(),
-        backend=backend,
-        as_json=as_json,
-        quiet=quiet,
-        **DEMO,
-    )
-    if not (as_json or quiet):
-        click.echo("The model's weights are random, so the video is noise: it shows that svdkit works here.")
-
-
-@cli.command()
 @click.argument("schedules", metavar="SCHEDULE...", nargs=-1, required=True)
 @click.option("--steps", type=COUNT, default=25, help="Levels, not counting the final 0.")
 @click.option("--plot", type=PATH, help="Draw them into this .png, .svg or .pdf instead.")
@@ -334,8 +310,8 @@ def sigmas(schedules: tuple[str, ...], steps: int, plot: Path | None, as_json: b
 
 @cli.command()
 @click.argument("model")
-@click.option("--height", type=click.IntRange(min=8), default=576, help="In pixels, a multiple of 8.")
-@click.option("--width", type=click.IntRange(min=8), default=1024, help="In pixels, a multiple of 8.")
+@click.option("--height", type=click.IntRange(min=8), show_default="the model's", help="In pixels, a multiple of 8.")
+@click.option("--width", type=click.IntRange(min=8), show_default="the model's", help="In pixels, a multiple of 8.")
 @click.option("--num-frames", type=COUNT, show_default="the model's", help="Frames of each video.")
 @click.option("--num-videos", type=COUNT, default=1, help="Videos that are made together.")
 @click.option("--decode-chunk-size", type=COUNT, show_default="as --memory says", help="Frames decoded at a time.")
@@ -403,6 +379,7 @@ def _add_listing(what: str) -> None:
                 click.echo(f"{'':{width}}  {info.reason}{how}")
 
 
+cli.add_command(demo)
 cli.add_command(study)
 for _what in ("backends", "schedulers", "sigma schedules", "components"):
     _add_listing(_what)

@@ -48,6 +48,12 @@ def _grid(name: str, **options: Any) -> Callable[[FC], FC]:
 @click.option("--dtype", show_default="the backend's", help="Of weights and activations, such as float16.")
 @click.option("--variant", help="Which of the model's weights, such as fp16.")
 @click.option("--memory", type=click.Choice(["auto", "low", "max"]), show_default="auto", help="See `svdkit generate`.")
+@click.option(
+    *("--component", "components"),
+    metavar="PART=NAME",
+    multiple=True,
+    help="Take the unet, vae or image_encoder that a plugin calls NAME, or svdkit's own if that is default.",
+)
 @click.option("--height", type=click.IntRange(min=8), show_default="576", help="In pixels, a multiple of 8.")
 @click.option("--width", type=click.IntRange(min=8), show_default="1024", help="In pixels, a multiple of 8.")
 @click.option("--num-frames", type=COUNT, show_default="the model's", help="Frames of each video.")
@@ -57,6 +63,11 @@ def _grid(name: str, **options: Any) -> Callable[[FC], FC]:
 @click.option("--decode-chunk-size", type=COUNT, show_default="all", help="Frames decoded at a time.")
 @click.option("--reference", show_default="dpmpp_2m", help="The solver of the reference, on the model's own levels.")
 @click.option("--reference-budget", type=click.IntRange(min=2), show_default="200", help="Its function evaluations.")
+@click.option(
+    "--perceptual/--no-perceptual",
+    default=None,
+    help="Compare frames by what the model's image encoder makes of them, too.  [default: no-perceptual]",
+)
 @click.option("--on", metavar="ray|ray://HOST:PORT", help="Compute on a Ray cluster: this machine's, or that one.")
 @click.option("--retry-failed", is_flag=True, help="Try cells again that have failed before.")
 @click.option("--report/--no-report", default=True, help="Write the page that shows the results.")

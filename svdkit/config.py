@@ -101,7 +101,8 @@ class UNetConfig:
     transformer_layers_per_block: tuple[int | tuple[int, ...], ...] = field(default=1, converter=_tuple)
     num_attention_heads: tuple[int, ...] = _size((5, 10, 20, 20))
     num_frames: int = _count(25)
-    sample_size: int = 96
+    sample_size: int | tuple[int, int] = _size(96)
+    """Height and width of latents; one number does not tell the size of videos, see `video_size`."""
 
     def __attrs_post_init__(self) -> None:
         levels = len(self.block_out_channels)
@@ -124,6 +125,8 @@ class UNetConfig:
         ):
             if len(getattr(self, name)) != levels:
                 raise ValueError(f"{name} has {len(getattr(self, name))} entries, block_out_channels has {levels}")
+        if isinstance(self.sample_size, tuple) and len(self.sample_size) != 2:
+            raise ValueError(f"sample_size is {self.sample_size}, expected one number, or height and width")
         for kind, names in (("Down", self.down_block_types), ("Up", self.up_block_types)):
             for block in names:
                 if block not in (f"{kind}BlockSpatioTemporal", f"CrossAttn{kind}BlockSpatioTemporal"):
@@ -178,6 +181,19 @@ class VAEConfig:
     def scale_factor(self) -> int:
         """Pixels a latent is wide and high."""
         return int(2 ** (len(self.block_out_channels) - 1))
+
+
+def video_size(unet: Any, vae: Any) -> tuple[int, int]:
+    """Height and width in pixels of a checkpoint's videos, for callers that give none.
+
+    A `sample_size` of the UNet that is a pair tells it. Checkpoints of Stable Video Diffusion have one number, 96, and
+    are for videos of 576 by 1024.
+    """
+    sample_size = getattr(unet, "sample_size", None)
+    if not isinstance(sample_size, tuple):
+        return 576, 1024
+    height, width = sample_size
+    return height * vae.scale_factor, width * vae.scale_factor
 
 
 @frozen

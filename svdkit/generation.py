@@ -25,6 +25,8 @@ def generate(
     model: str | os.PathLike[str] = DEFAULT_MODEL,
     scheduler: str | Scheduler | None = None,
     seed: int | None = None,
+    height: int | None = None,
+    width: int | None = None,
     device: str | None = None,
     dtype: str | None = None,
     variant: str | None = None,
@@ -47,6 +49,7 @@ def generate(
         backend, model, scheduler, device, dtype, variant, revision, cache_dir, local_files_only, token, components,
             compile, memory: as `StableVideoDiffusionPipeline.from_pretrained` has them.
         seed: of the first video; the i-th takes `seed + i`. Any if None; the result tells which.
+        height, width: of the video in pixels; the model's own if None.
         progress: whether to show progress bars.
         **call: the other parameters of `StableVideoDiffusionPipeline.__call__`.
 
@@ -80,5 +83,6 @@ def generate(
     )
     load = time.perf_counter() - start
     pipe.set_progress_bar_config(disable=not progress)
-    output: StableVideoDiffusionPipelineOutput = pipe(image, **call, return_dict=True)
+    height, width = (own if given is None else given for given, own in zip((height, width), pipe.size, strict=True))
+    output: StableVideoDiffusionPipelineOutput = pipe(image, height=height, width=width, **call, return_dict=True)
     return evolve(output, timings={"load": load, **output.timings})

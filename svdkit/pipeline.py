@@ -16,6 +16,7 @@ from .checkpoint import (
     load_scheduler_config,
     save_checkpoint,
 )
+from .config import video_size
 from .denoiser import CONDITIONS, ConditionedDenoiser
 from .errors import InputError
 from .guidance import guidance_scales
@@ -199,6 +200,11 @@ class StableVideoDiffusionPipeline:
     def backend(self) -> Backend:
         """The UNet's backend, which also holds the sampling state."""
         return self.unet.backend
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels of the videos that the checkpoint is for."""
+        return video_size(self.unet.config, self.vae.config)
 
     def set_progress_bar_config(self, **options: Any) -> None:
         """Options of the `tqdm` progress bars, for instance `disable=True`."""

@@ -11,10 +11,11 @@ import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
-from reference import CONFIGURATIONS, make_pipeline, picture, relative_error, save_checkpoint
+from reference import CONFIGURATIONS, Configuration, make_pipeline, picture, relative_error, save_checkpoint
 
 from svdkit import StableVideoDiffusionPipeline
 
@@ -35,13 +36,18 @@ by as much from its own float64 run; five steps carry that to 5e-6 on latents an
 
 def measure(name: str, backend: str, checkpoint: Path, device: str | None = "cpu") -> dict[str, float]:
     """The errors of one configuration in float32 on one backend, by the names of `TOLERANCES`."""
-    configuration = CONFIGURATIONS[name]
-    reference = make_pipeline(name)
     pipe = StableVideoDiffusionPipeline.from_pretrained(checkpoint, backend=backend, device=device, dtype="float32")
     pipe.set_progress_bar_config(disable=True)
+    return compare(CONFIGURATIONS[name], make_pipeline(name), pipe)
+
+
+def compare(configuration: Configuration, reference: Any, pipe: StableVideoDiffusionPipeline) -> dict[str, float]:
+    """The errors of a pipeline, in the call of a configuration, where `reference` is diffusers' of the same weights."""
     k, rng = pipe.backend, np.random.default_rng(0)
     height, width, frames = configuration.height, configuration.width, configuration.frames
     videos = configuration.images * configuration.videos_per_image
+    unet, vae = pipe.unet.config, pipe.vae.config
+    channels, factor = vae.latent_channels, vae.scale_factor
 
     def normal(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape, np.float32)
@@ -56,7 +62,8 @@ def measure(name: str, backend: str, checkpoint: Path, device: str | None = "cpu
         expected = reference.vae.encode(torch.tensor(images)).latent_dist.mode()
         errors["vae.encode"] = relative_error(k.numpy(pipe.vae.encode(k.array(images))), expected)
 
-        sample, context = normal(2 * videos, frames, 8, height // 8, width // 8), normal(2 * videos, 1, 24)
+        sample = normal(2 * videos, frames, unet.in_channels, height // factor, width // factor)
+        context = normal(2 * videos, 1, unet.cross_attention_dim[0])
         ids = np.tile(np.float32([6, 127, 0.02]), (2 * videos, 1))
         expected = reference.unet(
             torch.tensor(sample),
@@ -67,11 +74,11 @@ def measure(name: str, backend: str, checkpoint: Path, device: str | None = "cpu
         prepared = pipe.unet.prepare(k.array(context), ids, frames)
         errors["unet"] = relative_error(k.numpy(pipe.unet(k.array(sample), 0.7, prepared)), expected)
 
-        latents = normal(frames, 4, height // 8, width // 8)
+        latents = normal(frames, channels, height // factor, width // factor)
         expected = reference.vae.decode(torch.tensor(latents), num_frames=frames).sample
         errors["vae.decode"] = relative_error(k.numpy(pipe.vae.decode(k.array(latents))), expected)
 
-    noise = normal(videos, frames, 4, height // 8, width // 8)
+    noise = normal(videos, frames, channels, height // factor, width // factor)
     pictures = [picture(i) for i in range(configuration.images)]
     call = {
         "height": height,

@@ -28,6 +28,7 @@ METADATA: dict[str, Any] = {
     "backend": "numpy",
     "device": "cpu",
     "dtype": "float32",
+    "components": {},
     "seeds": list(SEEDS),
     "fps": 10,
     "height": SIDE,

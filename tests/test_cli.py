@@ -23,7 +23,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import svdkit
-from svdkit import cli, plugins
+from svdkit import cli, cli_demo, plugins
 from svdkit.generation import generate
 from svdkit.hookspecs import ComponentSpec, PluginSpec, hookimpl
 from svdkit.output import StableVideoDiffusionPipelineOutput
@@ -237,7 +237,7 @@ def test_every_option_arrives(calls: list[dict[str, Any]]) -> None:
 
 
 def test_options_and_defaults_are_those_of_the_functions(calls: list[dict[str, Any]]) -> None:
-    functions = (generate, StableVideoDiffusionPipeline.__call__)
+    functions = (StableVideoDiffusionPipeline.__call__, generate)
     expected = {p.name: p.default for function in functions for p in inspect.signature(function).parameters.values()}
     # What cannot be written on a command line, must not be (a token), or has another form there.
     for name in (
@@ -254,27 +254,38 @@ def test_options_and_defaults_are_those_of_the_functions(calls: list[dict[str, A
 def test_help_shows_defaults() -> None:
     text = " ".join(run("generate", "--help").output.split())
     assert "[default: mindspore]" in text
-    assert "[default: 576; x>=8]" in text
-    assert "[default: (the model's); x>=1]" in text
+    assert "[default: 25; x>=1]" in text
+    assert text.count("[default: (the model's); x>=8]") == 2  # height and width
 
 
 def test_demo(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "DEMO", cli.DEMO | {"height": 64, "width": 64, "num_inference_steps": 2})
-    result = run("demo", "--backend", "numpy")
+    monkeypatch.setattr(cli_demo, "CALL", cli_demo.CALL | {"num_inference_steps": 1, "max_guidance_scale": 1.0})
+    result = run("demo", "--backend", "torch")
     assert result.exit_code == 0, result.output
-    assert result.stdout.startswith(f"{Path('svdkit-demo.mp4').absolute()}: 8 frames, 64x64, 7 fps, seed 0\n")
-    assert result.stdout.endswith("it shows that svdkit works here.\n")
-    assert iio.imread("svdkit-demo.mp4").shape == (8, 64, 64, 3)
+    assert "boat, balls, windmill, photo; 8 frames of 96x96" in result.stdout
+    sheet = iio.imread("svdkit-demo.png")
+    assert sheet.shape == (4 * 192, 8 * 192, 3)
+    video = iio.imread("svdkit-demo.mp4")
+    assert video.shape == (8 * cli_demo.ROUNDS, 768, 768, 3)
+    # The last picture of the last frame, in the two of them.
+    shown = [Image.fromarray(part).resize((96, 96)) for part in (video[7, 384:, 384:], sheet[-192:, -192:])]
+    assert np.corrcoef(*(np.asarray(part, float).ravel() for part in shown))[0, 1] > 0.95
 
 
-def test_demo_needs_no_network_and_takes_what_ships(calls: list[dict[str, Any]]) -> None:
+def test_demo_needs_no_network_and_takes_what_ships(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def generate(images: Any, **options: Any) -> StableVideoDiffusionPipelineOutput:
+        seen.update(options, images=images)
+        return StableVideoDiffusionPipelineOutput([[Image.new("RGB", (96, 96))] * 8] * len(images))
+
+    monkeypatch.setattr(GENERATE, "generate", generate)
     result = run("demo", "-o", "out.gif", "--json")
-    assert json.loads(result.stdout)["paths"] == [str(Path("out.gif").absolute())]
-    (call,) = calls
-    assert call["backend"] == "mindspore"
-    assert call["model"] in svdkit.hub.shipped_models()
-    assert call["image"][0].size == (640, 360)
-    assert call["height"] * call["width"] * call["num_inference_steps"] <= 500_000
+    assert json.loads(result.stdout)["paths"] == [str(Path(name).absolute()) for name in ("out.gif", "out.png")]
+    assert iio.imread("out.gif").shape[1:] == (768, 768, 3)
+    assert seen["backend"] == "mindspore"
+    assert seen["model"] in svdkit.hub.shipped_models()
+    assert [image.size for image in seen["images"]] == [(96, 96)] * 3 + [(360, 360)]
 
 
 @pytest.mark.parametrize(

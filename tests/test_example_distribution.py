@@ -43,11 +43,12 @@ def test_svdkit_s_wheel(environment: Environment) -> None:
     tops = {name.partition("/")[0] for name in names}
     packages = {"svdkit", "svdkit_numpy", "svdkit_mindspore", "svdkit_torch", "svdkit_schedulers"}
     assert tops == packages | {info}
-    assert {"svdkit/py.typed", "svdkit/assets/photo.jpg"} <= set(names)
-    shipped = ROOT / "svdkit" / "models" / "tiny-random"
-    model = {path.relative_to(ROOT).as_posix() for path in shipped.rglob("*") if path.is_file()}
-    assert len(model) >= 8
-    assert model <= set(names)
+    assert {"svdkit/py.typed", "svdkit/assets/photo.jpg", "svdkit/assets/boat.png"} <= set(names)
+    for name in ("tiny", "tiny-random"):
+        shipped = ROOT / "svdkit" / "models" / name
+        model = {path.relative_to(ROOT).as_posix() for path in shipped.rglob("*") if path.is_file()}
+        assert len(model) >= 8
+        assert model <= set(names)
     assert all(f"svdkit_{name}.plugin" in points for name in ("numpy", "mindspore", "torch", "schedulers"))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +23,7 @@ from reference import picture, relative_error
 import svdkit
 from svdkit.errors import ImageError, InputError, NumericalError, OutputError
 from svdkit.generation import generate
+from svdkit.memory.planning import plan
 from svdkit.noise import Purpose, normal
 from svdkit.output import StableVideoDiffusionPipelineOutput
 from svdkit.pipeline import CALLBACK_TENSORS, StableVideoDiffusionPipeline
@@ -899,13 +902,15 @@ def test_generate_passes_everything_on(monkeypatch: pytest.MonkeyPatch) -> None:
     loading = inspect.signature(StableVideoDiffusionPipeline.from_pretrained).parameters
     options = inspect.signature(generate).parameters
     assert {name: p.default for name, p in loading.items() if name != "model"} == {
-        name: p.default for name, p in options.items() if name not in ("image", "model", "seed", "progress", "call")
+        name: p.default for name, p in options.items() if name in loading and name != "model"
     }
     given = {name: object() for name in loading if name != "model"}
     call = {name: object() for name in SIGNATURE if name not in ("image", "return_dict", "generator")}
     seen: dict[str, Any] = {}
 
     class Loaded:
+        size = 16, 24
+
         def set_progress_bar_config(self, **options: Any) -> None:
             seen["progress"] = options
 
@@ -923,6 +928,20 @@ def test_generate_passes_everything_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [read.tobytes() for read in seen["call"].pop("image")] == [picture().tobytes()]
     assert seen["call"] == {"generator": 5, "return_dict": True, **call}
     assert seen["progress"] == {"disable": True}
+    generate(picture(), width=40)
+    assert (seen["call"]["height"], seen["call"]["width"]) == (16, 40)
+
+
+@pytest.mark.parametrize(("sample_size", "size"), [(96, (576, 1024)), ([6, 10], (48, 80))])
+def test_the_checkpoint_tells_the_size_of_its_videos(
+    checkpoint: Callable[[str], Path], tmp_path: Path, sample_size: Any, size: tuple[int, int]
+) -> None:
+    folder = shutil.copytree(checkpoint("plain"), tmp_path / "model")
+    config = folder / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"sample_size": sample_size}))
+    assert StableVideoDiffusionPipeline.from_pretrained(folder, backend="numpy").size == size
+    job = plan(folder, backend="numpy").job
+    assert (job.height, job.width) == size
 
 
 def test_a_picture_is_read_before_the_model() -> None:

@@ -19,9 +19,10 @@ from PIL import Image
 from reference import picture, relative_error
 
 import svdkit
-from svdkit import PluginSpec, StableVideoDiffusionPipeline, hookimpl
+from svdkit import ComponentSpec, PluginSpec, StableVideoDiffusionPipeline, hookimpl
+from svdkit.checkpoint import load_component
 from svdkit.cli import cli
-from svdkit.errors import InputError, SigmasError, UnknownPluginError
+from svdkit.errors import DuplicatePluginError, InputError, SigmasError, UnknownPluginError
 from svdkit.hub import resolve_model
 from svdkit.plugins import registry
 from svdkit.schedules import sigma_schedule
@@ -53,6 +54,21 @@ class Failing:
         if i == 1:
             raise ZeroDivisionError("the second step is one too many")
         return denoise(x, sigmas[i]), None
+
+
+class Dim:
+    """A VAE that decodes half as bright as svdkit's own."""
+
+    def __init__(self, folder: Path, backend: Any, variant: str | None) -> None:
+        own = load_component("vae", folder.parent, backend, variant=variant, choice="default")
+        self.config, self.backend, self.encode = own.config, own.backend, own.encode
+        self.decode = lambda z: own.decode(z) / 2 - 0.5
+
+
+class DimPlugin:
+    @hookimpl
+    def svdkit_components(self) -> list[ComponentSpec]:
+        return [ComponentSpec(name="dim", target=f"{__name__}:Dim", summary="dim", component="vae", backend="numpy")]
 
 
 @pytest.fixture
@@ -126,7 +142,13 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_study_survives_its_file(small: Callable[..., Study], tmp_path: Path) -> None:
-    study = small(schedules=["ays", [700.0, 20.0, 0.5]], guidance=["1-3", "2"], seeds=[3, 1, 3])
+    study = small(
+        schedules=["ays", [700.0, 20.0, 0.5]],
+        guidance=["1-3", "2"],
+        seeds=[3, 1, 3],
+        components={"vae": "default"},
+        perceptual=True,
+    )
     assert study.seeds == (3, 1)
     assert study.schedules == ("ays", "700.0,20.0,0.5")
     (tmp_path / "study.toml").write_text(study.as_toml(), encoding="utf-8")
@@ -147,6 +169,9 @@ def test_images_in_a_file_are_beside_it(tmp_path: Path) -> None:
         ({"guidance": "much"}, "'much', expected FIRST-LAST"),
         ({"width": 30}, "multiple of 8"),
         ({"budgts": 4}, "no 'budgts'"),
+        ({"components": "vae"}, "'vae', expected PART=NAME"),
+        ({"components": {"decoder": "mine"}}, "'decoder=mine', expected PART=NAME with a part of unet"),
+        ({"components": ["vae=mine", "vae=yours"]}, "vae is chosen twice"),
     ],
 )
 def test_what_cannot_be_asked(values: dict[str, Any], message: str) -> None:
@@ -270,6 +295,7 @@ def test_keys_follow_what_changes_the_result(small: Callable[..., Study], tmp_pa
         *({"schedules": "ays"}, {"budgets": 3}, {"images": str(other)}, {"seeds": 1}, {"guidance": "1-2"}),
         *({"height": 40}, {"num_frames": 4}, {"fps": 8}, {"motion_bucket_id": 3}, {"noise_aug_strength": 0.1}),
         *({"dtype": "float64"}, {"decode_chunk_size": 1}, {"reference": "heun"}, {"reference_budget": 8}),
+        {"perceptual": True},
     ]
     keys = [key(study), *(key(evolve(study, **change)) for change in changes)]
     assert len(set(keys)) == len(keys)
@@ -299,6 +325,17 @@ def test_keys_follow_the_weights(small: Callable[..., Study], tmp_path: Path) ->
     assert key(small(model=str(copy))) != key(small())
 
 
+def test_keys_follow_the_networks_that_stand_in(small: Callable[..., Study], register: Callable[..., None]) -> None:
+    own = key(small())
+    assert key(small(components="vae=default")) == own
+    register(DimPlugin(), "dim (click)")  # the name of some distribution that is installed
+    assert key(small(components={"vae": "default"})) == own
+    assert key(small(components={"vae": "dim"})) == key(small()) != own
+    register(DimPlugin(), "more (pluggy)")
+    with pytest.raises(DuplicatePluginError):
+        expand(small())
+
+
 # What is computed
 
 
@@ -309,7 +346,8 @@ def test_the_table_has_a_row_for_every_cell(done: tuple[Path, pd.DataFrame]) -> 
     assert not table.duplicated(list(IDENTITY)).any()
     assert set(table["status"]) == {"done"}
     assert set(table["schedule"]) == {"karras", "ays", "own"}
-    measured = table[[*MEASURES, "evaluations", *COSTS]]
+    assert table["perceptual"].isna().all()  # not asked for
+    measured = table[[*MEASURES, "evaluations", *COSTS]].drop(columns="perceptual")
     assert np.isfinite(measured.to_numpy()).all()
     fixed = table[table["schedule"] != "own"]
     assert (fixed["evaluations"] <= fixed["budget"]).all()
@@ -445,6 +483,47 @@ def test_a_third_partys_scheduler_and_schedule(
         del sys.modules[name]
 
 
+def test_a_network_that_stands_in_makes_the_videos(
+    small: Callable[..., Study], register: Callable[..., None], tmp_path: Path
+) -> None:
+    bright, _ = frames_of(small(), tmp_path / "own")
+    register(DimPlugin(), "dim (click)")
+    dim, metadata = frames_of(small(components="vae=dim"), tmp_path / "dim")
+    inside = (bright > 0) & (bright < 255)  # others were clipped
+    assert inside.mean() > 0.9
+    assert np.abs(dim - bright / 2)[inside].max() <= 0.5
+    assert metadata["components"]["vae"].startswith("dim of click ")
+
+
+def frames_of(study: Study, folder: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    """The video of a study's only cell, and the study's metadata."""
+    folder.mkdir()
+    table = svdkit.study(folder, study_file(study, folder), progress=False)
+    store = Store(folder)
+    return store.frames(table["key"][0]).astype(float), store.metadata
+
+
+def test_the_perceptual_measure_is_of_the_image_encoders_embeddings(
+    small: Callable[..., Study], tmp_path: Path
+) -> None:
+    study = small(budgets=6, schedulers=["euler", "dpmpp_2m"], num_frames=2, perceptual=True, memory="low")
+    table = svdkit.study(tmp_path, study_file(study, tmp_path), progress=False)
+    found = table.set_index("scheduler")["perceptual"]
+    assert found["dpmpp_2m"] == pytest.approx(0, abs=1e-6)  # the reference itself
+    pipe = StableVideoDiffusionPipeline.from_pretrained("tiny-random", backend="numpy")
+    store = Store(tmp_path)
+
+    def embedded(frames: np.ndarray) -> np.ndarray:
+        pictures = [Image.fromarray(frame) for frame in frames]
+        return svdkit.stages.embed(pipe.image_encoder, pipe.feature_extractor, pictures, 1, lambda count: None)
+
+    key = table.set_index("scheduler")["key"]["euler"]
+    a, b = embedded(store.frames(key)), embedded(store.reference("left", 0, "1-3"))
+    angles = [np.arccos(x @ y / np.sqrt((x @ x) * (y @ y))) for x, y in zip(a, b, strict=True)]
+    assert found["euler"] == pytest.approx(np.mean(1 - np.cos(angles)), rel=1e-3)
+    assert found["euler"] > 1e-4
+
+
 def test_eulers_method_of_diffusers_agrees_cell_by_cell(small: Callable[..., Study], tmp_path: Path) -> None:
     theirs = "diffusers.EulerDiscreteScheduler"
     # Guided, this random network takes an ulp of float32, in which theirs computes, to 1e-3 in six steps.
@@ -478,6 +557,11 @@ def test_motion_is_in_pixels_and_warping_explains_it() -> None:
     assert moved["motion"] == pytest.approx(2, rel=0.02)
     noisy = np.clip(moving(2) + np.random.default_rng(1).normal(0, 20, moving(2).shape), 0, 255).astype(np.uint8)
     assert moved["warping_error"] < 1 < 15 < motion(noisy)["warping_error"]
+
+
+def test_frames_too_small_for_a_flow_have_no_motion() -> None:
+    assert np.isnan(list(motion(moving(1)[:, :8, :8]).values())).all()
+    assert np.isfinite(list(motion(moving(1)[:, :8, :16]).values())).all()
 
 
 def test_flicker_is_of_the_brightness_and_not_of_a_fade() -> None:

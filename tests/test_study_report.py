@@ -19,6 +19,7 @@ import synthetic_study
 from svdkit.errors import InputError
 from svdkit.study import statistics
 from svdkit.study.report import answer, plots, videos, write_report
+from svdkit.study.store import Store
 from svdkit.study.table import read_table
 
 
@@ -89,6 +90,16 @@ def test_what_is_needed_to_run_it_again_is_told(page):
     again = page.text[page.text.index("Run it again\n") :]
     for told in ("svdkit study --scheduler euler -o 'a study'", "0, 1, 2, 3, 4", "Linux", np.__version__, "f" * 64):
         assert told in again
+
+
+def test_what_the_reference_cannot_tell_is_said(study):
+    table, metadata = read_table(study), Store(study).metadata
+    assert [text for text in answer.cautions(table, metadata) if "half" in text] == [
+        "The reference is heun with 200 evaluations. It differs from itself at half as many by up to 0.04% "
+        "(relative RMS, in latents); smaller errors are not resolved."
+    ]
+    table.loc[table.index[:3], "latent_error"] = 3e-4
+    assert any(text.startswith("3 cells are nearer to the reference") for text in answer.cautions(table, metadata))
 
 
 def test_one_seed_has_no_winner(study):

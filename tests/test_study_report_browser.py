@@ -158,6 +158,15 @@ def test_the_whole_csv_is_the_table(page, report):
     pd.testing.assert_frame_equal(read, expected, check_dtype=False)
 
 
+def test_the_parquet_is_the_table(page, report):
+    import io
+
+    import pandas as pd
+
+    read = pd.read_parquet(io.BytesIO(bytes(page.js("Array.from(report.parquet())"))))
+    pd.testing.assert_frame_equal(read, pd.read_parquet(report.parent / "table.parquet"))
+
+
 def test_the_theme_follows_the_system_and_the_button(report, page):
     background = "getComputedStyle(document.body).backgroundColor"
     light = page.js(background)

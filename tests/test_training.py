@@ -18,13 +18,14 @@ from click.testing import CliRunner
 from PIL import Image
 
 from svdkit import StableVideoDiffusionPipeline
+from svdkit.hub import resolve_model
 from svdkit.precondition import scalings
 from svdkit.video import write_video
 from training import denoiser
 from training.__main__ import main
 from training.data import AUGMENTATION, PICTURES, Clips, encode_clips, noisy
 from training.denoiser import SIGMA, STILLS, denoiser_loss
-from training.evaluate import Evaluation, displacement, psnr
+from training.evaluate import PLANE_SCENES, Evaluation, displacement, psnr
 from training.loop import Loop
 from training.networks import read_weights, trained_network
 from training.run import Run
@@ -311,11 +312,12 @@ def test_a_folder_without_videos_is_refused(tmp_path: Path) -> None:
 
 
 def test_displacement_is_measured_in_pixels() -> None:
-    slow, fast = (
-        displacement(clip(1, scene="boat", motion_bucket_id=bucket, fps=7, frames=4).frames) for bucket in (64, 127)
-    )
-    assert slow == pytest.approx(1.5, rel=0.4)  # 0.031 of 96 pixels a frame at bucket 127
-    assert fast == pytest.approx(3.0, rel=0.4)
+    for scene, seed in zip(PLANE_SCENES, range(4), strict=True):
+        for bucket, fps in ((32, 7), (127, 7), (255, 7), (127, 14), (127, 4)):
+            frames = clip(seed, scene=scene, motion_bucket_id=bucket, fps=fps, frames=4).frames
+            # All of them move by 0.031 of the width of 96 pixels in a unit of world time.
+            assert displacement(frames) == pytest.approx(0.031 * 96 * bucket / 127 * 7 / fps, rel=0.2)
+    assert displacement(np.repeat(frames[:1], 4, 0)) == 0
 
 
 def test_psnr() -> None:
@@ -330,14 +332,14 @@ def test_evaluation_writes_figures_and_a_page(trained: Path, tmp_path: Path) -> 
     assert result.exit_code == 0
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["autoencoder_psnr"] > 0
-    assert list(figures["motion_bucket_id"]) == ["32", "64", "127", "180", "255"]
+    assert list(figures["displacement_by_motion_bucket_id"]) == ["32", "64", "127", "180", "255"]
     assert (tmp_path / "index.html").read_text().count("<img") == 3
+    assert Image.open(tmp_path / "examples.png").size == (8 * 64, 3 * 64)
 
 
 def test_training_on_with_a_trained_autoencoder(tmp_path: Path) -> None:
-    trained = ROOT / "training" / "trained"
     run = Run(tmp_path, SMALL)
-    run.begin(autoencoder=trained)
+    run.begin(autoencoder=resolve_model("tiny"))
     pipe = StableVideoDiffusionPipeline.from_pretrained(run.checkpoint, backend="torch")
     evaluation = Evaluation(pipe, 96)
     assert evaluation.reconstruction(4).mean() > 26

@@ -99,26 +99,34 @@ def finetune(
 @click.argument("model")
 @click.argument("folder", type=_FOLDER)
 @click.option("--backend", default="torch", show_default=True)
+@click.option("--dtype", show_default="the backend's", help="Of weights and activations.")
 @click.option("--clips", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option("--size", type=click.IntRange(min=32), default=96, show_default=True, help="Height and width in pixels.")
 @click.option("--steps", type=click.IntRange(min=1), default=15, show_default=True)
 @click.option("--max-guidance-scale", type=float, default=1.5, show_default=True)
 def evaluate(
-    model: str, folder: Path, backend: str, clips: int, size: int, steps: int, max_guidance_scale: float
+    model: str,
+    folder: Path,
+    backend: str,
+    dtype: str | None,
+    clips: int,
+    size: int,
+    steps: int,
+    max_guidance_scale: float,
 ) -> None:
-    """Measure MODEL on clips of the world that training never saw; write figures.json and index.html to FOLDER."""
+    """Measure MODEL on clips of the world that training never saw; write figures and pictures to FOLDER."""
     from svdkit import StableVideoDiffusionPipeline
 
     from .evaluate import Evaluation, summary
     from .pictures import page
 
-    pipe = StableVideoDiffusionPipeline.from_pretrained(model, backend=backend)
+    pipe = StableVideoDiffusionPipeline.from_pretrained(model, backend=backend, dtype=dtype)
     pipe.set_progress_bar_config(disable=True)
     options = {"num_inference_steps": steps, "max_guidance_scale": max_guidance_scale}
     figures, examples = summary(Evaluation(pipe, size, **options), clips, click.echo)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "figures.json").write_text(json.dumps(figures | options, indent=2) + "\n", encoding="utf-8")
-    click.echo(page(folder / "index.html", figures, examples))
+    click.echo(page(folder, figures, examples))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +13,7 @@ from PIL import Image
 
 from svdkit import StableVideoDiffusionPipeline
 from svdkit.stages import decode
+from svdkit.study import measures
 
 from .world import SCENES, Clip, clip
 
@@ -22,6 +23,11 @@ BUCKETS = 32, 64, 127, 180, 255
 RATES = 4, 7, 14
 PLANE_SCENES = "boat", "cart", "fish", "rocket"
 """Scenes in which one thing moves over the picture, so that its displacement can be measured."""
+
+MOVING_CLIPS = 16
+"""Of those scenes, for each value of a condition."""
+DIFFERENT = 13
+"""Levels of luma, of 255, from which on a pixel has changed."""
 
 Video = npt.NDArray[np.uint8]
 
@@ -38,16 +44,14 @@ class Example:
         """The baseline: the first frame, again and again."""
         return np.repeat(self.clip.frames[:1], len(self.clip.frames), 0)
 
-    def gains(self) -> npt.NDArray[np.float64]:
-        """Decibels by which each frame but the first is nearer to the truth than the first frame is."""
-        return psnr(self.made, self.clip.frames)[1:] - psnr(self.repeated, self.clip.frames)[1:]
+    def decibels(self) -> npt.NDArray[np.float64]:
+        """PSNR against the truth of each frame of the model's video, and of the baseline: `(2, F)`."""
+        return np.stack([psnr(video, self.clip.frames) for video in (self.made, self.repeated)])
 
 
 def psnr(a: Video, b: Video) -> npt.NDArray[np.float64]:
     """Peak signal to noise ratio of each of the frames `(F, H, W, 3)`, in dB; 99 at most."""
-    error = np.square((a.astype(np.float64) - b) / 255).mean((1, 2, 3))
-    decibels: npt.NDArray[np.float64] = -10 * np.log10(np.maximum(error, 10**-9.9))
-    return decibels
+    return np.array([min(measures.psnr(one, other), 99) for one, other in zip(a, b, strict=True)])
 
 
 class Evaluation:
@@ -100,56 +104,55 @@ class Evaluation:
         clips = [self.clip(i, scene=names[i % len(names)], fps=7, motion_bucket_id=127) for i in range(count)]
         return [self.animate(c, seed) for seed, c in enumerate(clips)]
 
-    def motion(self, condition: str, values: Sequence[int], count: int) -> dict[int, tuple[float, float]]:
-        """Displacement a frame, of the model's videos and of the truth, in pixels, for each value of a condition."""
-        found = {}
-        for value in values:
-            options = {"fps": 7, "motion_bucket_id": 127, condition: value}
-            clips = [self.clip(i, scene=PLANE_SCENES[i % len(PLANE_SCENES)], **options) for i in range(count)]
-            made = [displacement(self.animate(c, seed).made) for seed, c in enumerate(clips)]
-            found[value] = float(np.mean(made)), float(np.mean([displacement(c.frames) for c in clips]))
-        return found
+    def motion(self, fps: int, motion_bucket_id: int, count: int) -> tuple[float, float]:
+        """Displacement a frame in pixels under these conditions: of the model's videos, and of the true clips."""
+        conditions = {"fps": fps, "motion_bucket_id": motion_bucket_id}
+        clips = [self.clip(i, scene=PLANE_SCENES[i % len(PLANE_SCENES)], **conditions) for i in range(count)]
+        made = np.array([displacement(self.animate(c, seed).made) for seed, c in enumerate(clips)])
+        return _mean(made), _mean(np.array([displacement(c.frames) for c in clips]))
 
 
 def displacement(video: Video) -> float:
     """How far what moves is carried a frame, in pixels: the median length of the optical flow where frames differ.
 
-    The flow is that of scikit-image's TV-L1 (Zach, Pock and Bischof 2007), between consecutive frames in grey.
+    On true clips of `PLANE_SCENES` it is within 2 % of the speed that they are drawn with from bucket 64 on, and 10 %
+    too low at bucket 32, where less than a pixel is moved.
     """
-    from skimage.color import rgb2gray
-    from skimage.registration import optical_flow_tvl1
-
-    grey = [rgb2gray(frame) for frame in video]
+    luma = video @ np.array([0.2126, 0.7152, 0.0722])
     lengths = []
-    for a, b in pairwise(grey):
-        moving = np.abs(b - a) > 0.05
-        flow = optical_flow_tvl1(a, b, attachment=10, num_warp=5)
-        lengths.append(float(np.median(np.hypot(*flow)[moving])) if moving.any() else 0.0)
+    for a, b in pairwise(luma):
+        moving = np.abs(b - a) > DIFFERENT
+        lengths.append(float(np.median(np.hypot(*measures.flow(a, b))[moving])) if moving.any() else 0.0)
     return float(np.mean(lengths))
 
 
 def summary(evaluation: Evaluation, count: int, report: Callable[[str], None]) -> tuple[dict[str, Any], list[Example]]:
-    """Every figure of the model card, told as it is found, and the examples that they are of."""
-    figures: dict[str, Any] = {"autoencoder_psnr": round(float(evaluation.reconstruction(count).mean()), 2)}
-    report(f"autoencoder: {figures['autoencoder_psnr']} dB on {count} clips")
+    """Every figure of the model card, told as it is found, and the examples that they are of.
+
+    In decibels: means over clips, and over frames where a name does not say which. In pixels a frame: pairs of
+    displacements, the model's and the true one.
+    """
+    figures: dict[str, Any] = {"clips": count}
+
+    def note(**found: Any) -> None:
+        figures.update(found)
+        report(", ".join(f"{name} {value}" for name, value in found.items()))
+
+    note(autoencoder_psnr=_mean(evaluation.reconstruction(count)))
     examples = evaluation.determined(count)
-    gains = np.stack([example.gains() for example in examples])
-    first = [psnr(e.made[:1], e.clip.frames[:1])[0] for e in examples]
-    figures |= {
-        "first_frame_psnr": round(float(np.mean(first)), 2),
-        "gain": round(float(gains.mean()), 2),
-        "gain_last_frame": round(float(gains[:, -1].mean()), 2),
-        "gain_by_scene": {
-            name: round(
-                float(np.mean([g.mean() for g, e in zip(gains, examples, strict=True) if e.clip.scene == name])), 2
-            )
-            for name in dict.fromkeys(e.clip.scene for e in examples)
-        },
-    }
-    report(f"first frame: {figures['first_frame_psnr']} dB")
-    report(f"beyond the repeated first frame: {figures['gain']} dB, last frame {figures['gain_last_frame']} dB")
-    for condition, values in (("motion_bucket_id", BUCKETS), ("fps", RATES)):
-        found = evaluation.motion(condition, values, min(count, 16))
-        figures[condition] = {str(value): [round(x, 3) for x in pair] for value, pair in found.items()}
-        report(f"displacement by {condition} (made, true): {figures[condition]}")
+    made, repeated = np.stack([example.decibels() for example in examples], 1)
+    gains = (made - repeated)[:, 1:]
+    note(first_frame_psnr=_mean(made[:, 0]))
+    note(gain=_mean(gains), psnr=_mean(made[:, 1:]), repeated_psnr=_mean(repeated[:, 1:]))
+    note(gain_last_frame=_mean(gains[:, -1]), psnr_last_frame=_mean(made[:, -1]))
+    scenes = np.array([example.clip.scene for example in examples])
+    note(gain_by_scene={name: _mean(gains[scenes == name]) for name in dict.fromkeys(scenes.tolist())})
+    conditions = dict.fromkeys([(7, bucket) for bucket in BUCKETS] + [(fps, 127) for fps in RATES])
+    found = {pair: evaluation.motion(*pair, min(count, MOVING_CLIPS)) for pair in conditions}
+    note(displacement_by_motion_bucket_id={str(bucket): found[7, bucket] for bucket in BUCKETS})
+    note(displacement_by_fps={str(fps): found[fps, 127] for fps in RATES})
     return figures, examples
+
+
+def _mean(values: npt.NDArray[np.float64]) -> float:
+    return round(float(values.mean()), 2)

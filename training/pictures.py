@@ -48,26 +48,39 @@ def strips(rows: Sequence[npt.NDArray[np.uint8]], scale: int = 1) -> Image.Image
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 
 
-def page(path: Path, figures: Mapping[str, Any], examples: Sequence[Example]) -> Path:
-    """Write figures and examples as one HTML page: the true clip, the model's and the repeated first frame."""
+def page(folder: Path, figures: Mapping[str, Any], examples: Sequence[Example]) -> Path:
+    """Write `index.html`: figures, and of each example the true clip, the model's and the repeated first frame.
+
+    Beside it goes `examples.png`, the same three of one example a scene, frame by frame.
+    """
     rows = [
-        "<tr><th>{}<br>seed {}</th>{}</tr>".format(
-            html.escape(example.clip.scene),
-            i,
-            "".join(f"<td>{_animation(video)}</td>" for video in (example.clip.frames, example.made, example.repeated)),
-        )
+        f"<tr><th>{html.escape(example.clip.scene)}<br>seed {i}<br>{_gain(example):+.1f} dB</th>"
+        + "".join(f"<td>{_animation(video)}</td>" for video in (example.clip.frames, example.made, example.repeated))
+        + "</tr>"
         for i, example in enumerate(examples)
     ]
+    first = {example.clip.scene: example for example in reversed(examples)}
+    strips([video for e in first.values() for video in (e.clip.frames, e.made, e.repeated)]).save(
+        folder / "examples.png"
+    )
+    path = folder / "index.html"
     path.write_text(
         "<!doctype html><html lang='en'><meta charset='utf-8'><title>Evaluation</title><style>"
         "body{font:16px system-ui;margin:2rem;color-scheme:light dark} td img{image-rendering:pixelated;width:192px}"
         "th{text-align:left;padding-right:1rem;font-weight:normal}</style><h1>Evaluation</h1>"
         f"<pre>{html.escape(json.dumps(dict(figures), indent=2))}</pre>"
+        "<p>On the left, how much nearer to the truth the model's frames are than the first frame is.</p>"
         "<table><tr><th></th><th>true</th><th>made</th><th>first frame repeated</th></tr>"
         f"{''.join(rows)}</table></html>",
         encoding="utf-8",
     )
     return path
+
+
+def _gain(example: Example) -> float:
+    """Decibels, mean over all frames but the first."""
+    made, repeated = example.decibels()
+    return float((made - repeated)[1:].mean())
 
 
 def _animation(video: npt.NDArray[np.uint8], milliseconds: int = 143) -> str:

@@ -13,6 +13,7 @@ from attrs import asdict, field, frozen
 
 from ..backend import Backend, Host
 from ..checkpoint import ARCHITECTURES, component_config
+from ..config import video_size
 from ..denoiser import ConditionedDenoiser
 from ..errors import InputError
 from ..hub import resolve_model
@@ -300,8 +301,8 @@ def run(stage: str, network: Any, job: Job, settings: Settings) -> Any:
 def plan(
     model: str | os.PathLike[str],
     *,
-    height: int = 576,
-    width: int = 1024,
+    height: int | None = None,
+    width: int | None = None,
     num_frames: int | None = None,
     num_videos: int = 1,
     backend: str = "mindspore",
@@ -317,7 +318,7 @@ def plan(
 
     Args:
         model: a folder, a model that ships, or a hub id, which is downloaded if it is not yet.
-        height, width: of the video in pixels.
+        height, width: of the video in pixels; the checkpoint's own if None.
         num_frames: the checkpoint's own number if None.
         num_videos: how many are made at a time.
         backend, device, dtype: as `StableVideoDiffusionPipeline.from_pretrained` has them.
@@ -336,6 +337,8 @@ def plan(
     folder = resolve_model(model, **where)
     unet, _ = component_config("unet", folder, kernels)
     vae, _ = component_config("vae", folder, kernels)
+    own = video_size(unet, vae)
+    height, width = own[0] if height is None else height, own[1] if width is None else width
     check_size(height, width, vae.scale_factor)
     job = Job(height, width, num_frames or unet.num_frames, num_videos, guided, scale_factor=vae.scale_factor)
     planner, base = Planner(folder, kernels), kernels.memory().used

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-_NEEDED = ("filelock", "pandas", "pyarrow", "scipy", "skimage")
+_NEEDED = ("cv2", "filelock", "pandas", "pyarrow", "scipy", "skimage")
 
 
 def study(

@@ -14,19 +14,19 @@ from attrs import evolve, frozen
 
 from .. import __version__
 from ..backend import Backend
-from ..checkpoint import component_config, load_scheduler_config
+from ..checkpoint import ARCHITECTURES, component_config, load_scheduler_config
 from ..config import read_json
 from ..errors import InputError
 from ..hub import resolve_model
 from ..interfaces import Scheduler
-from ..plugins import make
+from ..plugins import make, missing_modules, registry
 from ..preprocess import Picture, load_images
 from ..sampling import levels_of
 from ..schedules import read_sigmas
 from ..stages import noise_levels
 from ..weights import STEMS, select_files
 from .grid import MODEL_SCHEDULE, Study, guidance_ends
-from .schedulers import evaluations, follows, is_adaptive, label, make_scheduler, supplier, within
+from .schedulers import distribution, evaluations, follows, is_adaptive, label, make_scheduler, supplier, within
 
 OWN_SCHEDULE = "own"
 """The label of the levels of a solver that chooses them, whatever it is given."""
@@ -105,6 +105,8 @@ def expand(study: Study) -> Grid:
         "motion_bucket_id": float(study.motion_bucket_id),
         "noise_aug_strength": float(study.noise_aug_strength),
         "decode_chunk_size": study.decode_chunk_size or frames,
+        **({"components": replaced} if (replaced := _replaced(study, kernels.name)) else {}),
+        **({"perceptual": True} if study.perceptual else {}),
     }
     suppliers = {text: supplier(text) for text in (study.reference, *study.schedulers)}
     references, cells = [], []
@@ -159,6 +161,18 @@ def _columns(study: Study, folder: Path, text: str) -> Iterator[tuple[str, str, 
             continue
         for budget in study.budgets:
             yield text, name, budget, within(scheduler, partial(levels, schedule), budget)
+
+
+def _replaced(study: Study, backend: str) -> dict[str, str]:
+    """The networks that are not svdkit's own, by part: what stands in, asked for or not, and who supplies it."""
+    found, chosen = {}, study.chosen_components()
+    for part in ARCHITECTURES:
+        name = chosen.get(part)
+        if registry().component(part, backend, name) is not None:
+            fitting = (e for e in registry().entries("component") if e.replaces == f"{part} of {backend}")
+            entry = next(e for e in fitting if (e.spec.name == name if name else not missing_modules(e.spec)))
+            found[part] = f"{entry.spec.name} of {distribution(entry.origin)}"
+    return found
 
 
 def _levels(folder: Path, scheduler: Scheduler, schedule: str, steps: int) -> tuple[float, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 from attrs import asdict, evolve, field, fields_dict, frozen
 
 from ..arguments import check_number
+from ..checkpoint import ARCHITECTURES
 from ..errors import InputError
 from ..generation import DEFAULT_MODEL
 from ..guidance import guidance_scales
@@ -42,6 +43,11 @@ def _schedules(value: Any) -> tuple[str, ...]:
     return _texts([one if isinstance(one, str) else ",".join(map(repr, map(float, one))) for one in each])
 
 
+def _components(value: Any) -> tuple[str, ...]:
+    """Components as `PART=NAME`, of which some were a mapping."""
+    return _texts([f"{part}={name}" for part, name in value.items()] if isinstance(value, Mapping) else value)
+
+
 @frozen(kw_only=True)
 class Study:
     """A grid: every scheduler with every schedule at every budget, for every image, seed and guidance.
@@ -67,6 +73,8 @@ class Study:
     device: str | None = None
     dtype: str | None = None
     memory: str = "auto"
+    components: tuple[str, ...] = field(default=(), converter=_components)
+    """`PART=NAME` of networks by plugins, or a mapping, as `svdkit generate` takes them."""
     height: int = 576
     width: int = 1024
     num_frames: int | None = None
@@ -77,6 +85,8 @@ class Study:
     reference: str = "dpmpp_2m"
     """The solver of the reference, on the model's own levels."""
     reference_budget: int = 200
+    perceptual: bool = False
+    """Whether to compare frames by what the model's image encoder makes of them, too."""
 
     def __attrs_post_init__(self) -> None:
         for name in ("images", "schedulers", "schedules", "budgets", "seeds", "guidance"):
@@ -94,8 +104,27 @@ class Study:
         for name in ("num_frames", "decode_chunk_size"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), minimum=1, whole=True)
+        self.chosen_components()
         for text in self.guidance:
             guidance_scales(*guidance_ends(text), 1)
+
+    def chosen_components(self) -> dict[str, str]:
+        """Names of the networks that are chosen, by part.
+
+        Raises:
+            InputError: one does not read as PART=NAME, there is no such part, or it is chosen twice.
+        """
+        chosen: dict[str, str] = {}
+        for text in self.components:
+            part, equals, name = text.partition("=")
+            if not equals or part not in ARCHITECTURES:
+                raise InputError(
+                    f"A component is {text!r}, expected PART=NAME with a part of {', '.join(ARCHITECTURES)}."
+                )
+            if part in chosen:
+                raise InputError(f"The {part} is chosen twice, {chosen[part]!r} and {name!r}. Leave one.")
+            chosen[part] = name
+        return chosen
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Study:

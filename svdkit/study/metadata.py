@@ -17,7 +17,7 @@ from .cells import Grid
 from .schedulers import supplier
 from .store import Store
 
-_MEASURED_WITH = ("svdkit", "numpy", "scipy", "scikit-image", "pandas")
+_MEASURED_WITH = ("svdkit", "numpy", "scipy", "scikit-image", "opencv-python-headless", "pandas")
 
 
 def describe(grid: Grid, store: Store, command: str) -> dict[str, Any]:
@@ -38,6 +38,7 @@ def describe(grid: Grid, store: Store, command: str) -> dict[str, Any]:
         "model": study.model,
         "fingerprint": grid.setting["model"],
         **setting,
+        "components": grid.setting.get("components", {}),
         "seeds": list(study.seeds),
         "fps": study.fps,
         "height": study.height,

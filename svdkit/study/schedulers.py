@@ -51,11 +51,15 @@ def supplier(text: str) -> str:
     if text.startswith(DIFFUSERS):
         return f"diffusers {importlib.metadata.version('diffusers')}"
     name, _ = parse_options(text)
-    origin = next((e.origin for e in registry().entries("scheduler") if e.spec.name == name), "")
+    return distribution(next((e.origin for e in registry().entries("scheduler") if e.spec.name == name), ""))
+
+
+def distribution(origin: str) -> str:
+    """The distribution in a plugin's origin, with its version; the origin if the running program registered it."""
     found = re.search(r"\((.+)\)$", origin)
     try:
         return f"{found[1]} {importlib.metadata.version(found[1])}" if found else origin
-    except importlib.metadata.PackageNotFoundError:  # registered by the running program
+    except importlib.metadata.PackageNotFoundError:
         return origin
 
 

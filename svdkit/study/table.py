@@ -33,6 +33,7 @@ MEASURES = {
     "rmse": Measure("distance to the reference, frames", "8-bit levels", "lower"),
     "psnr": Measure("PSNR against the reference", "dB", "higher"),
     "ssim": Measure("SSIM against the reference", "", "higher"),
+    "perceptual": Measure("distance to the reference, image encoder", "1 - cosine", "lower"),
     "warping_error": Measure("warping error", "8-bit levels", "lower"),
     "flicker": Measure("flicker of the brightness", "8-bit levels", "lower"),
     "motion": Measure("motion", "pixels a frame", ""),
@@ -48,7 +49,8 @@ COLUMNS = ("key", *IDENTITY, "evaluations", "steps", "sigmas", *MEASURES, *COSTS
 def make_table(store: Store, cells: Iterable[Cell]) -> pd.DataFrame:
     """The rows of the cells that are done or have failed, in the order given.
 
-    Columns are `COLUMNS`: measures and costs are NaN, and `error` a sentence, where `status` is `"failed"`.
+    Columns are `COLUMNS`: measures and costs are NaN, and `error` a sentence, where `status` is `"failed"`;
+    `perceptual` is NaN, too, where it was not asked for.
     """
     import pandas as pd
 
@@ -66,11 +68,16 @@ def make_table(store: Store, cells: Iterable[Cell]) -> pd.DataFrame:
 
 def write_table(store: Store, table: pd.DataFrame) -> None:
     """Write `table.csv`, whose lists of noise levels are separated by spaces, and `table.parquet`."""
-    parquet = io.BytesIO()
-    table.to_parquet(parquet, index=False)
-    store.write("table.parquet", parquet.getvalue())
+    store.write("table.parquet", as_parquet(table))
     plain = table.assign(sigmas=[" ".join(f"{sigma:.9g}" for sigma in sigmas) for sigmas in table["sigmas"]])
     store.write("table.csv", plain.to_csv(index=False).encode())
+
+
+def as_parquet(table: pd.DataFrame) -> bytes:
+    """The table as a Parquet file."""
+    file = io.BytesIO()
+    table.to_parquet(file, index=False)
+    return file.getvalue()
 
 
 def read_table(folder: Path) -> pd.DataFrame:

@@ -9,17 +9,19 @@ from typing import Any
 
 import numpy as np
 from attrs import Factory, define, frozen
+from PIL import Image
 
 from ..backend import Array, Backend, Host
 from ..config import read_json
 from ..guidance import guidance_scales
+from ..memory.on_demand import release
 from ..memory.planning import Job
 from ..pipeline import StableVideoDiffusionPipeline
-from ..preprocess import Picture, vae_pixels
-from ..stages import Conditioning, Stages
+from ..preprocess import Picture, load_images, vae_pixels
+from ..stages import Conditioning, Stages, embed
 from .cells import Cell, Grid
 from .grid import guidance_ends
-from .measures import latent_error, measure
+from .measures import latent_error, measure, perceptual
 from .schedulers import make_scheduler
 from .store import Result
 
@@ -39,6 +41,7 @@ class Worker:
     grid: Grid
     _pipe: StableVideoDiffusionPipeline | None = None
     _encoded: dict[str, tuple[Conditioning, float]] = Factory(dict)
+    _seen: dict[str, Host] = Factory(dict)
 
     @property
     def pipe(self) -> StableVideoDiffusionPipeline:
@@ -47,6 +50,7 @@ class Worker:
             study = self.grid.study
             names = ("backend", "device", "dtype", "variant", "memory")
             options: dict[str, Any] = {name: getattr(study, name) for name in names}
+            options["components"] = study.chosen_components()
             self._pipe = StableVideoDiffusionPipeline.from_pretrained(study.model, scheduler="euler", **options)
             self._pipe.set_progress_bar_config(disable=True)
         return self._pipe
@@ -82,6 +86,10 @@ class Worker:
             "peak_memory": max(peak),
         }
         measures = measure(frames, latents, reference.frames, reference.latents, image)
+        if study.perceptual:
+            if cell.reference not in self._seen:
+                self._seen = {cell.reference: self._embeddings(stages, reference.frames)}
+            measures["perceptual"] = perceptual(self._embeddings(stages, frames), self._seen[cell.reference])
         return Result({"evaluations": evaluations, **measures, **costs}, latents, frames)
 
     def _stages(self, pipe: StableVideoDiffusionPipeline, cell: Cell) -> Stages:
@@ -111,6 +119,15 @@ class Worker:
         """The video (F, H, W, 3) in 8 bits, as a generation returns it."""
         videos, _ = stages.decode(x, "pil", asked=True)
         return np.stack([np.asarray(frame) for frame in videos[0]])
+
+    def _embeddings(self, stages: Stages, frames: Host) -> Host:
+        """What the model's image encoder makes of each frame, (F, channels)."""
+        pipe = stages.pipe
+        pictures = load_images([Image.fromarray(frame) for frame in frames])
+        embeddings = embed(pipe.image_encoder, pipe.feature_extractor, pictures, 1, lambda count: None)
+        if stages.settings.on_demand:
+            release(pipe.image_encoder)
+        return embeddings
 
     def _conditioning(self, stages: Stages, cell: Cell) -> Conditioning:
         """That of the cell, which is encoded with those of all seeds of its image, once."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ..statistics import method_name
 
 PRIMARY = "latent_error"  # nothing but the solver's error: the decoder and the eye come after it
-OTHERS = ("psnr", "ssim", "warping_error")
+OTHERS = ("psnr", "ssim", "perceptual", "warping_error")
 
 _NAMED = 6  # of methods that are not separated from the best, as many are told by name
 
@@ -84,14 +84,22 @@ def cautions(table: Any, metadata: Mapping[str, Any]) -> list[str]:
     """What limits the answer: the reference's own error, cells beyond their budget, failures."""
     found = []
     done = table[table["status"] == "done"]
-    convergence = [one["convergence"] for one in metadata["references"] if one["convergence"] is not None]
-    if convergence:
+    blocks = ("image", "seed", "guidance")
+    own = {tuple(one[name] for name in blocks): one["convergence"] or 0.0 for one in metadata["references"]}
+    if max(own.values(), default=0):
         reference = metadata["reference"]
         found.append(
             f"The reference is {reference['scheduler']} with {reference['evaluations']} evaluations. It differs from "
-            f"itself at half as many by up to {max(convergence):.2%} (relative RMS, in latents); smaller errors "
+            f"itself at half as many by up to {max(own.values()):.2%} (relative RMS, in latents); smaller errors "
             "are not resolved."
         )
+        of = done[list(blocks)].itertuples(index=False, name=None)
+        near = sum(error < own.get(block, 0) for error, block in zip(done[PRIMARY], of, strict=True))
+        if near:
+            found.append(
+                f"{near} {_plural(near, 'cell is', 'cells are')} nearer to the reference than it is to itself at half "
+                "its budget: which of these is best is not told."
+            )
     if over := int((done["evaluations"] > done["budget"]).sum()):
         found.append(
             f"{over} cells of adaptive solvers used more evaluations than their budget; no test includes them."
@@ -121,8 +129,8 @@ def probability(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"= {value:.3f}"
 
 
-def _plural(count: int, word: str) -> str:
-    return word if count == 1 else f"{word}s"
+def _plural(count: int, word: str, several: str = "") -> str:
+    return word if count == 1 else several or f"{word}s"
 
 
 def _listed(words: Sequence[str]) -> str:

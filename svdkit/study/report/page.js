@@ -244,13 +244,15 @@ if (data.wall.tiles.length) {
     const value = (row, name) => (name === "sigmas" ? data.sigmas[row.sigmas] : row[name]);
     return [data.columns, ...some.map((row) => data.columns.map((name) => value(row, name)))].map((line) => line.map(quoted).join(",")).join("\r\n") + "\r\n";
   }
-  function download(some, name) {
-    const link = element("a", { href: URL.createObjectURL(new Blob([csv(some)], { type: "text/csv" })), download: name });
+  const parquet = () => Uint8Array.from(atob(data.parquet), (byte) => byte.charCodeAt(0));
+  function download(content, type, name) {
+    const link = element("a", { href: URL.createObjectURL(new Blob([content], { type })), download: name });
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   }
-  $("#csv").addEventListener("click", () => download(data.rows, "study.csv"));
-  $("#csv-shown").addEventListener("click", () => download(rows, "study-selection.csv"));
+  $("#csv").addEventListener("click", () => download(csv(data.rows), "text/csv", "study.csv"));
+  $("#csv-shown").addEventListener("click", () => download(csv(rows), "text/csv", "study-selection.csv"));
+  $("#parquet").addEventListener("click", () => download(parquet(), "application/vnd.apache.parquet", "study.parquet"));
   $("#before").addEventListener("click", () => { page -= 1; update(); });
   $("#after").addEventListener("click", () => { page += 1; update(); });
   search.addEventListener("input", () => { page = 0; update(); });
@@ -259,5 +261,5 @@ if (data.wall.tiles.length) {
     page = 0;
     update();
   })();
-  window.report = { csv: () => csv(rows) };
+  window.report = { csv: () => csv(rows), parquet };
 }

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from ... import __version__
 from .. import statistics
-from ..table import COLUMNS, IDENTITY, MEASURES
+from ..table import COLUMNS, IDENTITY, MEASURES, as_parquet
 from . import answer as words
 from . import figures, plots, videos
 
@@ -52,6 +52,7 @@ def content(
 ) -> dict[str, Any]:
     """The template's variables, from what `render` takes."""
     done = table[table["status"] == "done"]
+    empty = [name for name in MEASURES if table[name].isna().all()]  # such as what was not asked for
     measures = [name for name, measure in MEASURES.items() if measure.better and done[name].map(math.isfinite).any()]
     schedulers = list(dict.fromkeys(table["scheduler"]))
     budgets = [int(budget) for budget in statistics.budgets(table)]
@@ -82,7 +83,7 @@ def content(
         "failures": _failures(table),
         "command": metadata["command"],
         "provenance": _provenance(metadata),
-        "data": _data(table, wall, metadata),
+        "data": _data(table, wall, metadata, (*_HIDDEN, *empty)),
     }
 
 
@@ -137,13 +138,13 @@ def _provenance(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
         return f"{value:.6g}" if isinstance(value, float) else str(value)
 
     size = f"{metadata['width']} × {metadata['height']}"
-    shown = {name: metadata[name] for name in ("model", "fingerprint", "backend", "device", "dtype")}
+    shown = {name: metadata[name] for name in ("model", "fingerprint", "backend", "device", "dtype", "components")}
     shown["video"] = f"{metadata['num_frames']} frames of {size}, {metadata['fps']} a second"
     shown |= {name: metadata[name] for name in ("seeds", "reference", "machine", "versions", "study")}
-    return [(name, told(value)) for name, value in shown.items()]
+    return [(name, told(value)) for name, value in shown.items() if value != {}]
 
 
-def _data(table: Any, wall: videos.Wall, metadata: Mapping[str, Any]) -> dict[str, Any]:
+def _data(table: Any, wall: videos.Wall, metadata: Mapping[str, Any], hidden: Sequence[str]) -> dict[str, Any]:
     """What the script reads: the table, with every list of noise levels once, and the videos."""
     levels: dict[str, int] = {}
     values: list[list[Any]] = []
@@ -157,13 +158,14 @@ def _data(table: Any, wall: videos.Wall, metadata: Mapping[str, Any]) -> dict[st
         values.append([row[name] for name in COLUMNS])
     return {
         "columns": list(COLUMNS),
-        "shown": [name for name in COLUMNS if name not in _HIDDEN],
+        "shown": [name for name in COLUMNS if name not in hidden],
         "values": values,
         "infinite": infinite,
         "sigmas": list(levels),
         "labels": {name: words.short(name) for name in COLUMNS},
         "filters": list(IDENTITY),
         "primary": words.PRIMARY,
+        "parquet": base64.b64encode(as_parquet(table)).decode(),
         "wall": wall._asdict() | {"fps": metadata["fps"], "first": _first(wall.tiles)},
     }
 
