@@ -155,9 +155,12 @@ def test_a_study_survives_its_file(small: Callable[..., Study], tmp_path: Path) 
     assert Study.of(read_toml(tmp_path / "study.toml")) == study
 
 
-def test_images_in_a_file_are_beside_it(tmp_path: Path) -> None:
+def test_images_in_a_file_are_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "study.toml").write_text('images = ["a.png", "/b.png"]', encoding="utf-8")
     assert read_toml(tmp_path / "study.toml")["images"] == [str(tmp_path / "a.png"), "/b.png"]
+    monkeypatch.chdir(tmp_path.parent)  # a report tells no folder that was not told
+    path = Path(tmp_path.name) / "study.toml"
+    assert read_toml(path)["images"] == [str(Path(tmp_path.name) / "a.png"), "/b.png"]
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"The study {str(path)!r} is not TOML: {error}.") from error
     if "images" in values:
-        values["images"] = [str(path.parent.absolute() / image) for image in _texts(values["images"])]
+        values["images"] = [str(path.parent / image) for image in _texts(values["images"])]
     return values
 
 

@@ -122,7 +122,7 @@ def flow(here: Host, ahead: Host) -> Host:
     """
     import cv2
 
-    finder = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    finder: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     finder.setFinestScale(int(min(here.shape) >= FULL_FLOW))
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # cells run at the same time already, and OpenCV's own threads do not survive a fork

@@ -72,7 +72,8 @@ def answer(compared: Mapping[tuple[str, int], Any], budget: int, means: Mapping[
         return Answer(budget, True, "separated from all others", method_name(best), sentences)
     if len(tied) == count - 1:
         return Answer(budget, False, "not separated", "No winner", sentences)
-    named = "; ".join(method_name(method) for method in tied[:_NAMED]) + ("; …" if len(tied) > _NAMED else "")
+    more = [f"and {len(tied) - _NAMED} more"] if len(tied) > _NAMED else []
+    named = "; ".join([*map(method_name, tied[:_NAMED]), *more])
     sentences.insert(1, f"Not separated from it: {named}.")
     tail = method_name(tied[0]) if len(tied) == 1 else f"one of {len(tied)} others"
     return Answer(

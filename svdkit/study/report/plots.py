@@ -78,6 +78,8 @@ def curves(
         ylimits: likewise.
         log_y: a logarithmic y-axis; x is always logarithmic (base 2).
     """
+    from matplotlib.ticker import LogLocator
+
     with _figure(4.3, 3.1) as figure:
         axes = figure.subplots()
         for series, points in lines.items():
@@ -90,9 +92,13 @@ def curves(
         axes.set(title=_short(title), xlabel=xlabel, ylabel=ylabel, ylim=ylimits)
         axes.set_xscale("log", base=2)
         axes.set_xlim(xlimits)
+        if xlimits[1] < 8 * xlimits[0]:  # ticks between the powers, where there are few of those
+            axes.xaxis.set_major_locator(LogLocator(2, (1, 1.5)))
         axes.xaxis.set_major_formatter(_plain)
         if log_y:
             axes.set_yscale("log")
+            if ylimits[1] < 100 * ylimits[0]:
+                axes.yaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
             axes.yaxis.set_major_formatter(_plain)
             axes.yaxis.set_minor_formatter("")
         return _svg(figure, f"{ylabel} against {xlabel}, {title}")
