@@ -63,7 +63,7 @@ def on_ray(grid: Grid, address: str) -> Execute:
         if not ray.is_initialized():
             try:
                 ray.init(address, log_to_driver=False)
-            except (ConnectionError, ValueError, RuntimeError) as error:
+            except Exception as error:  # Ray raises that itself where a node does not start in time
                 raise InputError(f"There is no Ray cluster at {address!r}: {error}") from error
         needs = needed(grid)
         compute = ray.remote(_compute).options(**needs)
