@@ -68,7 +68,7 @@ def _grid(name: str, **options: Any) -> Callable[[FC], FC]:
     default=None,
     help="Compare frames by what the model's image encoder makes of them, too.  [default: no-perceptual]",
 )
-@click.option("--on", metavar="ray|ray://HOST:PORT", help="Compute on a Ray cluster: this machine's, or that one.")
+@click.option("--on", metavar="ray|ray://HOST:PORT", help="Compute on a Ray cluster: of this machine, or that one.")
 @click.option("--retry-failed", is_flag=True, help="Try cells again that have failed before.")
 @click.option("--report/--no-report", default=True, help="Write the page that shows the results.")
 @json_option

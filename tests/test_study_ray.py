@@ -108,6 +108,14 @@ def same(a: pd.DataFrame, b: pd.DataFrame) -> None:
     )
 
 
+def test_the_cluster_of_the_environment_is_taken(
+    asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(InputError, match="no Ray cluster at '127"):
+        svdkit.study(tmp_path / "study", on="ray", progress=False, **asked)
+
+
 @pytest.mark.parametrize(
     ("address", "message"),
     [

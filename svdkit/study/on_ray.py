@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from collections.abc import Iterable, Iterator
@@ -29,6 +30,9 @@ RESOURCES: dict[str, dict[str, Any]] = {
 }
 """What Ray calls the device that a task needs, by the backend's name for it; other devices are CPUs."""
 
+LOCAL = "local"
+"""What `ray.init` takes for a new cluster on this machine."""
+
 AHEAD = 2
 """Tasks that are handed to Ray for each that it can run, so that no worker waits."""
 
@@ -40,8 +44,8 @@ def on_ray(grid: Grid, address: str) -> Execute:
 
     Args:
         grid: whose tasks they are.
-        address: `"ray"` for the cluster that this machine belongs to, or one of its own that ends with this process;
-            or an address that `ray.init` takes, such as `"ray://host:10001"`.
+        address: `"ray"` for the cluster that the variable RAY_ADDRESS names, or one on this machine that ends with
+            this process; or an address that `ray.init` takes, such as `"ray://host:10001"`.
 
     Raises:
         MissingDependencyError: Ray is not installed.
@@ -51,13 +55,15 @@ def on_ray(grid: Grid, address: str) -> Execute:
         import ray
     except ImportError as error:
         raise MissingDependencyError("Ray is not installed: pip install 'svdkit[ray]'.") from error
+    if address == "ray":  # Ray would also try a cluster that was killed here, for minutes
+        address = os.environ.get("RAY_ADDRESS", LOCAL)
     _check(address)
 
     def execute(tasks: Iterable[Task]) -> Iterator[tuple[Task, Result | str]]:
         if not ray.is_initialized():
             try:
-                ray.init(None if address == "ray" else address, log_to_driver=False)
-            except (ConnectionError, ValueError, RuntimeError) as error:
+                ray.init(address, log_to_driver=False)
+            except Exception as error:  # Ray raises that itself where a node does not start in time
                 raise InputError(f"There is no Ray cluster at {address!r}: {error}") from error
         needs = needed(grid)
         compute = ray.remote(_compute).options(**needs)
@@ -90,7 +96,7 @@ def on_ray(grid: Grid, address: str) -> Execute:
 
 def _check(address: str) -> None:
     """Raises `InputError` where nobody listens; Ray itself would try for minutes."""
-    if address == "ray":
+    if address == LOCAL:
         return
     if (found := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address)) is None:
         raise InputError(f"The cluster is {address!r}, expected 'ray', 'ray://HOST:PORT' or 'HOST:PORT'.")
