@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from attrs import asdict
+import psutil
+from attrs import asdict, field, frozen
 from sides import Task
 
 from svdkit.memory import host_memory
@@ -52,7 +54,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
         "flags": [flag for flag in FLAGS if flag in flags],
         "processors": usable,
         "memory": host_memory().total,
-        "load_average": os.getloadavg()[0],
+        "busy_with_others": _SINCE_START.others(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": dict(_versions()),
@@ -100,10 +102,31 @@ def save(folder: Path, name: str, task: Task, values: Mapping[str, Any]) -> Path
     return path
 
 
+@frozen
+class Watch:
+    """How many processors others keep busy from when this is made: programs, and neighbours of a virtual machine."""
+
+    began: float = field(factory=time.monotonic)
+    before: float = field(factory=lambda: _others())
+
+    def others(self) -> float:
+        """On the average until now. Children of this process count as others until they have ended."""
+        return (_others() - self.before) / (time.monotonic() - self.began)
+
+
+def _others() -> float:
+    """Seconds of all processors that this process and its ended children had no part in."""
+    t, own = psutil.cpu_times(), psutil.Process().cpu_times()
+    system = t.user + t.system + sum(getattr(t, what, 0.0) for what in ("nice", "irq", "softirq", "steal"))
+    return float(system - own.user - own.system - own.children_user - own.children_system)
+
+
+_SINCE_START = Watch()
+
+
 def warn_if_busy() -> None:
-    """Says on stderr if other programs are at work: times then mean little."""
-    if (load := os.getloadavg()[0]) > 0.5:
-        print(
-            f"The load average is {load:.1f}: something else runs here, or did a minute ago; times mean little.",
-            file=sys.stderr,
-        )
+    """Says on stderr if others are at work: times then mean little."""
+    watch = Watch()
+    time.sleep(1)
+    if (others := watch.others()) > 0.1:
+        print(f"Others keep {others:.1f} processors busy here; times mean little.", file=sys.stderr)

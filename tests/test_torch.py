@@ -125,14 +125,15 @@ def test_packed_weights_give_what_plain_ones_give(dtype: str, monkeypatch: pytes
         x = k.conv2d(normal(24, 16, 3, 3), normal(24), 2, (0, 1))(x)
         x = k.conv2d(normal(24, 24, 3, 3), None)(x)
         x = k.temporal_conv(normal(24, 24, 3, 1, 1), normal(24))(x, 2)
-        return k.numpy(k.linear(normal(8, 24), normal(8))(k.tokens(x)))
+        y = k.geglu(normal(2 * 20, 24), normal(2 * 20))(k.tokens(x))
+        return k.numpy(k.linear(normal(8, 20), normal(8))(y))
 
     result = run()
-    assert used == ["pack_conv2d", "pack_conv2d", "pack_conv2d", "pack_linear"]
+    assert used == ["pack_conv2d"] * 3 + ["pack_linear"] * 3
     monkeypatch.setattr(packed, "available", lambda _: False)
     plain = run()
-    assert len(used) == 4
-    # In bfloat16 each of four layers rounds to 8 bits: 4e-3, and a sum that is rounded otherwise moves it.
+    assert len(used) == 6
+    # In bfloat16 each of five layers rounds to 8 bits: 4e-3, and a sum that is rounded otherwise moves it.
     assert relative_error(result, plain) <= (ROUNDING if dtype == "float32" else 1e-2)
 
 
@@ -252,7 +253,8 @@ def test_gradients_go_through_packed_weights() -> None:
         x = k.array(normal(4, 9, 7, 8)).requires_grad_()
         y = k.conv2d(normal(6, 8, 3, 3), normal(6), 2, (0, 1))(x)
         y = k.temporal_conv(normal(5, 6, 3, 1, 1), normal(5))(y, 2)
-        y = k.linear(normal(3, 5), normal(3))(k.tokens(y))
+        y = k.geglu(normal(2 * 7, 5), normal(2 * 7))(k.tokens(y))
+        y = k.linear(normal(3, 7), normal(3))(y)
         y.square().sum().backward()
         gradients[dtype] = k.numpy(x.grad)
     assert relative_error(gradients["float32"], gradients["float64"]) <= ROUNDING

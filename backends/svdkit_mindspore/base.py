@@ -17,7 +17,11 @@ from svdkit.backend import Array, Backend, Device, F, Host, mix_share
 def constant(values: Host, dtype: str) -> Array:
     """Weights and index tables are `Parameter`s: the graph compiler takes those, and no plain tensor, as captured."""
     # The cast is MindSpore's: NumPy's from float16 takes twice as long.
-    return ms.Parameter(_tensor(values).astype(getattr(ms, dtype)), requires_grad=False)
+    tensor = _tensor(values).astype(getattr(ms, dtype))
+    # Made of a tensor, a parameter copies it, half the time of loading; given it afterwards, it takes its memory.
+    parameter = ms.Parameter(ms.Tensor(0, tensor.dtype), requires_grad=False)
+    parameter.set_data(tensor, slice_shape=True)
+    return parameter
 
 
 def _tensor(values: Host) -> Array:

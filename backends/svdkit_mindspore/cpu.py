@@ -134,7 +134,7 @@ class MindSporeCPU(MindSporeBackend):
                 part = inputs if step >= inputs.shape[1] else inputs[:, start : start + step]
                 count = part.shape[1]
                 tiles = _matmul(forth, ops.gather(rows, part, 0).reshape(taps, count * channels))
-                tiles = _bmm(tiles.reshape(taps, count, channels), factors)
+                tiles = _bmm_t(tiles.reshape(taps, count, channels), factors)
                 pieces.append(_matmul(back, tiles.reshape(taps, count * out)).reshape(m * m, count, out))
             y = self.concat(pieces, 1).reshape(-1, out)
             return _bias_add(ops.gather(y, outputs, 0), offset).reshape(n, h, w, out)

@@ -74,12 +74,11 @@ def _inverse(matrix: list[list[Fraction]]) -> list[list[Fraction]]:
 
 
 def transform_weights(weight: npt.NDArray[Any], m: int) -> npt.NDArray[np.float32]:
-    """`G w G'` of weights `(O, I, 3, 3)`, as `((m + 2)^2, I, O)`."""
+    """`G w G'` of weights `(O, I, 3, 3)`, as `((m + 2)^2, O, I)`: one product, which reads them as they lie."""
     _, g, _ = matrices(m)
-    out, channels = weight.shape[:2]
-    taps = weight.transpose(2, 3, 1, 0).astype(np.float32, order="C").reshape(9, channels * out)
-    both: npt.NDArray[np.float32] = np.kron(g, g).astype(np.float32) @ taps
-    return both.reshape(-1, channels, out)
+    taps = weight.reshape(-1, 9).astype(np.float32)
+    both: npt.NDArray[np.float32] = np.kron(g, g).astype(np.float32) @ taps.T
+    return both.reshape(-1, *weight.shape[:2])
 
 
 def tiles(n: int, height: int, width: int, m: int) -> npt.NDArray[np.int64]:

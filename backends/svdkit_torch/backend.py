@@ -53,7 +53,7 @@ class TorchBackend(Backend):
     # Memory
 
     def scratch(self, call: Call) -> Sequence[int]:
-        return [memory.scratch(call) * call.itemsize]
+        return [memory.scratch(call, self._packs) * call.itemsize]
 
     def memory(self) -> Memory:
         return memory.device_memory(self._device)
@@ -187,6 +187,11 @@ class TorchBackend(Backend):
         return lambda a, b: torch.lerp(b, a, share)
 
     def geglu(self, weight: Host, bias: Host) -> Layer:
+        if self._packs and not _trained(weight, bias):
+            out = weight.shape[0] // 2
+            value, gate = (self._weight(w, packed.pack_linear) for w in (weight[:out], weight[out:]))
+            b, c = self._weight(bias[:out]), self._weight(bias[out:])
+            return lambda x: packed.geglu(x, value(), b(), gate(), c(), out)
         wide = self.linear(weight, bias)
 
         def apply(x: Array) -> Array:

@@ -15,14 +15,14 @@ from svdkit.memory import Memory, host_memory
 VIEWS = frozenset({"tokens", "from_tokens", "slice"})
 
 
-def scratch(call: Call) -> int:
-    """Elements that a kernel needs at its peak."""
+def scratch(call: Call, packs: bool) -> int:
+    """Elements that a kernel needs at its peak; weights may be packed (`packed`)."""
     out = prod(call.output)
     match call.kernel:
         case "conv2d" if call.options["padding"] % 2:  # more on one side than on the other: padded apart
             return prod(call.inputs[0])
-        case "geglu":  # both halves, the gate's GELU
-            return 3 * out
+        case "geglu":  # the gate's GELU, or that and both halves
+            return out if packs else 3 * out
         case "group_norm" | "quick_gelu" | "temporal_attention":
             return out
     return 0
