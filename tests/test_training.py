@@ -18,16 +18,18 @@ from click.testing import CliRunner
 from PIL import Image
 
 from svdkit import StableVideoDiffusionPipeline
+from svdkit.config import UNetConfig, from_dict, read_json
 from svdkit.hub import resolve_model
 from svdkit.precondition import scalings
 from svdkit.video import write_video
+from svdkit_torch.backend import TorchBackend
 from training import denoiser
 from training.__main__ import main
 from training.data import AUGMENTATION, PICTURES, Clips, encode_clips, noisy
 from training.denoiser import SIGMA, STILLS, denoiser_loss
 from training.evaluate import PLANE_SCENES, Evaluation, displacement, psnr
 from training.loop import Loop
-from training.networks import read_weights, trained_network
+from training.networks import copying, read_weights, trained_network
 from training.run import Run
 from training.settings import SMALL
 from training.videos import VideoFolder
@@ -239,8 +241,8 @@ def test_conditioning_is_given_and_left_out(recorder: tuple[_Recorder, list[floa
     # Each noisy picture goes with the strength of its noise.
     pairs = {(tuple(image.flatten()[:4].tolist()), strength) for image, strength in zip(images, ids[:, 2], strict=True)}
     assert len({strength for _, strength in pairs}) == 4 * PICTURES
-    assert len({image for image, _ in pairs}) == 4 * PICTURES + 1  # and zeros
-    assert len(pairs) == 2 * 4 * PICTURES
+    assert len({image for image, _ in pairs}) == 2 * 4 * PICTURES + 1  # of two sets of clips, and zeros
+    assert len(pairs) == 3 * 4 * PICTURES
 
 
 def test_first_steps_see_many_first_frames(trained: Path) -> None:
@@ -335,6 +337,28 @@ def test_evaluation_writes_figures_and_a_page(trained: Path, tmp_path: Path) -> 
     assert list(figures["displacement_by_motion_bucket_id"]) == ["32", "64", "127", "180", "255"]
     assert (tmp_path / "index.html").read_text().count("<img") == 3
     assert Image.open(tmp_path / "examples.png").size == (8 * 64, 3 * 64)
+
+
+@pytest.mark.parametrize("sigma", [20.0, 700.0])
+def test_a_new_denoiser_gives_the_picture_back(tmp_path: Path, sigma: float) -> None:
+    run = Run(tmp_path, SMALL)
+    run.begin()
+    config = from_dict(UNetConfig, read_json(run.checkpoint / "unet" / "config.json"))
+    scaling_factor, frames = 0.3, 4
+    weights = copying(read_weights(run.checkpoint, "unet"), config, scaling_factor)
+    tensors = {key: torch.from_numpy(value) for key, value in weights.items()}
+    unet = trained_network(run.checkpoint, "unet", TorchBackend("cpu", "float32"), tensors)
+    # Smooth, of unit variance and with a mean that is not 0: what a group norm would take away.
+    rng = np.random.default_rng(0)
+    picture = 0.4 + 0.9 * np.kron(rng.standard_normal((1, 8, 4, 4)), np.ones((4, 4)))
+    x = picture[:, None] + sigma * rng.standard_normal((1, frames, 8, 16, 16))
+    images = np.repeat(picture[:, None] / scaling_factor, frames, 1)
+    s = scalings(sigma)
+    sample = torch.from_numpy(np.concatenate([s.c_in * x, images], 2)).float()
+    with torch.no_grad():
+        prepared = unet.prepare(torch.zeros(1, 1, config.cross_attention_dim[0]), [[6, 127, 0.02]], frames)
+        denoised = s.c_skip * x + s.c_out * unet(sample, s.c_noise, prepared).numpy()
+    assert np.square(denoised - picture[:, None]).mean() < 0.05
 
 
 def test_training_on_with_a_trained_autoencoder(tmp_path: Path) -> None:

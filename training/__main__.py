@@ -38,7 +38,7 @@ def train(folder: Path, settings: str, autoencoder: Path | None, device: str, dt
     run.begin(autoencoder=autoencoder)
     if autoencoder is None:
         run.train_autoencoder()
-    run.train_denoiser()
+    run.train_denoiser(copies=True)
     run.export(folder / "model")
 
 

@@ -15,8 +15,9 @@ import torch
 from attrs import frozen
 
 from svdkit import StableVideoDiffusionPipeline
+from svdkit.backend import Host
 from svdkit.checkpoint import save_checkpoint
-from svdkit.config import read_json
+from svdkit.config import UNetConfig, from_dict, read_json
 from svdkit.testing.random_checkpoint import write_random_checkpoint
 
 from .autoencoder import autoencoder_loss
@@ -24,7 +25,7 @@ from .data import Clips, encode_clips
 from .denoiser import denoiser_loss
 from .evaluate import Evaluation, Video
 from .loop import Loop
-from .networks import calm, read_weights, write_network
+from .networks import calm, copying, read_weights, write_network
 from .pictures import loss_curve, strips
 from .settings import Settings
 from .world import Clip, clip
@@ -82,12 +83,17 @@ class Run:
         partial.write_text(json.dumps(read_json(path) | {"scaling_factor": round(scale, 5)}, indent=2) + "\n")
         partial.replace(path)
 
-    def train_denoiser(self, draw: Callable[[int], Clip] | None = None) -> None:
-        """Train the UNet, and with it the image encoder, on clips that are encoded once."""
+    def train_denoiser(self, draw: Callable[[int], Clip] | None = None, copies: bool = False) -> None:
+        """Train the UNet, and with it the image encoder, on clips that are encoded once.
+
+        Args:
+            draw: gives a clip; those of the world if None.
+            copies: whether the UNet begins by giving the picture back, and not as it is in the checkpoint.
+        """
         s = self.settings
         clips: Clips = encode_clips(self.folder / "clips", self.checkpoint, draw or self.draw, s.clips, s.device)
         names = ("unet", "image_encoder")
-        loop = self._loop("unet", names, s.unet_steps, s.unet_rate)
+        loop = self._loop("unet", names, s.unet_steps, s.unet_rate, self._copying if copies else None)
         loss = denoiser_loss(self.checkpoint, loop.part("unet"), loop.part("image_encoder"), clips, s)
         loop.run(loss, "denoiser", self._keep(loop, names, self._samples))
 
@@ -99,10 +105,22 @@ class Run:
         """A clip of the world; the i-th has the seed i."""
         return clip(index, size=self.settings.size, frames=self.settings.frames)
 
-    def _loop(self, stem: str, names: tuple[str, ...], steps: int, rate: float) -> Loop:
-        weights = {
-            f"{name}/{key}": value for name in names for key, value in read_weights(self.checkpoint, name).items()
-        }
+    def _copying(self, weights: dict[str, Host]) -> dict[str, Host]:
+        config = from_dict(UNetConfig, read_json(self.checkpoint / "unet" / "config.json"))
+        return copying(weights, config, read_json(self.checkpoint / "vae" / "config.json")["scaling_factor"])
+
+    def _loop(
+        self,
+        stem: str,
+        names: tuple[str, ...],
+        steps: int,
+        rate: float,
+        begin: Callable[[dict[str, Host]], dict[str, Host]] | None = None,
+    ) -> Loop:
+        parts = {name: read_weights(self.checkpoint, name) for name in names}
+        if begin is not None:
+            parts[stem] = begin(parts[stem])
+        weights = {f"{name}/{key}": value for name, part in parts.items() for key, value in part.items()}
         return Loop(
             self.folder / f"{stem}.safetensors",
             weights,

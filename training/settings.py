@@ -77,10 +77,10 @@ class Settings:
     image_encoder: dict[str, Any] = field(factory=IMAGE_ENCODER.copy)
     clips: int = 2000
     """How many the denoiser is trained on."""
-    unet_steps: int = 2000
-    unet_stills: int = 200
+    unet_steps: int = 1000
+    unet_stills: int = 0
     """Of which the first see first frames alone: many pictures for the time of a few clips, until they are kept."""
-    unet_rate: float = 1e-2
+    unet_rate: float = 5e-3
     unet_batch: int = 6
     drop: float = 0.1
     """How often the conditioning is left out, for guidance (arXiv:2207.12598)."""
