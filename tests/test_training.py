@@ -26,7 +26,7 @@ from svdkit_torch.backend import TorchBackend
 from training import denoiser
 from training.__main__ import main
 from training.data import AUGMENTATION, PICTURES, Clips, encode_clips, noisy
-from training.denoiser import SIGMA, STILLS, denoiser_loss
+from training.denoiser import SIGMA, denoiser_loss
 from training.evaluate import PLANE_SCENES, Evaluation, displacement, psnr
 from training.loop import Loop
 from training.networks import copying, read_weights, trained_network
@@ -192,7 +192,7 @@ def recorder(trained: Path) -> tuple[_Recorder, list[float], list[float]]:
     """What the UNet is asked in many steps, and the losses for latents that are standard normal and that are 0."""
     fake, rng = _Recorder(), np.random.default_rng(0)
     encoder = {k: torch.from_numpy(v) for k, v in read_weights(trained / "checkpoint", "image_encoder").items()}
-    settings = evolve(SMALL, unet_batch=40, unet_stills=0)
+    settings = evolve(SMALL, unet_batch=40)
     losses: list[list[float]] = []
     for spread in (1, 0):
         clips = Clips(
@@ -243,21 +243,6 @@ def test_conditioning_is_given_and_left_out(recorder: tuple[_Recorder, list[floa
     assert len({strength for _, strength in pairs}) == 4 * PICTURES
     assert len({image for image, _ in pairs}) == 2 * 4 * PICTURES + 1  # of two sets of clips, and zeros
     assert len(pairs) == 3 * 4 * PICTURES
-
-
-def test_first_steps_see_many_first_frames(trained: Path) -> None:
-    fake, clips = _Recorder(), encode_clips(trained / "clips", trained / "checkpoint", clip, SMALL.clips, "cpu")
-    encoder = {k: torch.from_numpy(v) for k, v in read_weights(trained / "checkpoint", "image_encoder").items()}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            denoiser, "trained_network", lambda f, name, *a: fake if name == "unet" else trained_network(f, name, *a)
-        )
-        loss = denoiser_loss(trained / "checkpoint", {}, encoder, clips, SMALL)
-    for step in range(SMALL.unet_stills + 1):
-        loss(step)
-    shapes = [sample.shape[:2] for sample in fake.samples]
-    assert set(shapes[:-1]) == {(SMALL.unet_batch * STILLS, 1)}
-    assert shapes[-1] == (SMALL.unet_batch, SMALL.frames)
 
 
 def test_noise_on_the_picture_has_the_strength_that_is_told() -> None:

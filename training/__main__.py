@@ -85,7 +85,6 @@ def finetune(
         frames=count,
         clips=len(clips),
         unet_steps=steps,
-        unet_stills=0,
         unet_batch=batch,
         unet_rate=rate,
     )

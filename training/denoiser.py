@@ -19,8 +19,6 @@ from .settings import Settings
 
 SIGMA = 0.7, 1.6
 """Mean and spread of log sigma."""
-STILLS = 4
-"""Pictures in place of a clip, in the steps that see first frames alone."""
 
 
 def denoiser_loss(
@@ -34,7 +32,7 @@ def denoiser_loss(
     backend = TorchBackend(settings.device, settings.dtype)
     denoiser = trained_network(folder, "unet", backend, unet)
     encoder = trained_network(folder, "image_encoder", backend, image_encoder)
-    device = settings.device
+    batch, device = settings.unet_batch, settings.device
 
     def tensor(values: npt.NDArray[np.float64], axes: int = 1) -> Tensor:
         """One number a clip, to go with tensors of so many axes."""
@@ -42,10 +40,8 @@ def denoiser_loss(
 
     def loss(step: int) -> Tensor:
         rng = np.random.default_rng([settings.seed, 2, step])
-        still = step < settings.unet_stills
-        batch = settings.unet_batch * (STILLS if still else 1)
         chosen = rng.integers(len(clips), size=batch)
-        latents = torch.from_numpy(clips.latents[chosen, : 1 if still else None]).to(device).float()
+        latents = torch.from_numpy(clips.latents[chosen]).to(device).float()
         # One from each of as many equally likely parts of the distribution: the same of each, and a calmer mean.
         quantiles = (np.arange(batch) + rng.random(batch)) / batch
         sigma = np.exp([NormalDist(*SIGMA).inv_cdf(q) for q in quantiles])
