@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import sqrt
 from pathlib import Path
 
@@ -14,17 +15,20 @@ from training.world import SCENES, clip, world_time
 from training.world.balls import GRAVITY, RESTITUTION, altitude
 from training.world.boat import SPEED
 from training.world.drawing import Noise, Picture, box, circle, convex, ellipse, rgb, segment
+from training.world.light import DAY, Day
 
 every_scene = pytest.mark.parametrize("scene", SCENES)
 
 
-def first_and_mirrored(seed: int, scene: str) -> tuple[npt.NDArray[np.uint8], bool]:
-    """The first frame as the scene draws it, and whether `clip` mirrors it."""
+def at_noon(seed: int, scene: str, times: Iterable[float]) -> npt.NDArray[np.uint8]:
+    """Frames as the scene draws them: never mirrored, and in the light of noon."""
     content = np.random.default_rng([seed, 2])
-    mirrored = bool(content.random() < 0.5)
-    frame = np.empty((96, 96, 3), np.uint8)
-    SCENES[scene].drawn(content, 96)(0.0).write(frame)
-    return frame, mirrored
+    content.random()  # decides whether a clip is mirrored
+    draw = SCENES[scene].drawn(content, 96)
+    frames = np.empty((len(times := list(times)), 96, 96, 3), np.uint8)
+    for frame, tau in zip(frames, times, strict=True):
+        draw(tau).write(frame)
+    return frames
 
 
 def test_world_time_of_conditions() -> None:
@@ -78,19 +82,50 @@ def test_size_scales_the_same_scene(scene: str) -> None:
 
 @pytest.mark.parametrize("scene", ["boat", "cart"])
 def test_vehicles_move_the_way_they_point(scene: str) -> None:
-    ways = set()
     for seed in range(6):
-        drawn, mirrored = first_and_mirrored(seed, scene)  # scenes are drawn facing right
-        frames = clip(seed, scene=scene, frames=24, fps=7, motion_bucket_id=127).frames
-        np.testing.assert_array_equal(frames[0], drawn[:, ::-1] if mirrored else drawn)
-        levels = frames.astype(np.float32)
+        levels = at_noon(seed, scene, range(24)).astype(np.float32)  # drawn facing right
         vehicle = np.abs(levels[0] - np.median(levels, axis=0)).sum(-1) > 60  # it leaves most places free in time
         shifts = range(-25, 26)
         misses = [np.abs(np.roll(levels[5], -shift, axis=1) - levels[0])[vehicle].mean() for shift in shifts]
-        way = -1 if mirrored else 1
-        assert shifts[int(np.argmin(misses))] == pytest.approx(way * 5 * SPEED * 96, abs=3)  # a boat also tilts
-        ways.add(way)
-    assert ways == {-1, 1}
+        assert shifts[int(np.argmin(misses))] == pytest.approx(5 * SPEED * 96, abs=3)  # a boat also tilts
+
+
+def test_half_of_the_clips_are_mirrored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Day, "shine", lambda *_: None)
+    mirrored = []
+    for seed in range(12):
+        frames, drawn = clip(seed, scene="boat").frames[0], at_noon(seed, "boat", [0])[0]
+        assert np.array_equal(frames, drawn) != np.array_equal(frames, drawn[:, ::-1])
+        mirrored.append(not np.array_equal(frames, drawn))
+    assert 2 < sum(mirrored) < 10
+
+
+def lit(day: Day, tau: float) -> npt.NDArray[np.float32]:
+    picture = Picture.blank(16)
+    picture.pixels[...] = rgb(0.4, 0.6, 0.8)
+    day.shine(picture, tau)
+    return picture.pixels
+
+
+def test_the_light_changes_with_the_hour_and_comes_back() -> None:
+    np.testing.assert_allclose(lit(Day(0.5, 1), 0), np.broadcast_to(rgb(0.4, 0.6, 0.8), (3, 16, 16)))  # noon
+    np.testing.assert_array_equal(lit(Day(0.1, None), 3), lit(Day(0.7, None), 0))
+    np.testing.assert_allclose(lit(Day(0.3, 1), DAY), lit(Day(0.3, 1), 0), atol=1e-5)
+    np.testing.assert_allclose(lit(Day(0.3, 1), DAY / 4), lit(Day(0.55, 1), 0), atol=1e-5)
+    hours = np.arange(16) / 16
+    for glow in (0, 1):  # a picture tells its hour: times of day that are far from each other look different
+        looks = np.stack([lit(Day(hour, glow), 0).ravel() for hour in hours])
+        apart = np.abs(looks[:, None] - looks).mean(-1)
+        away = np.abs((hours[:, None] - hours + 0.5) % 1 - 0.5)
+        assert apart[away > 0.12].min() > 0.02
+
+
+def test_without_motion_only_the_light_changes() -> None:
+    moving, still = (clip(3, scene="boat", fps=7, motion_bucket_id=127, moving=m).frames for m in (True, False))
+    np.testing.assert_array_equal(moving[0], still[0])
+    assert np.abs(np.diff(still.astype(int), axis=0)).max() > 3
+    rocket = clip(3, scene="rocket", moving=False).frames
+    np.testing.assert_array_equal(rocket, np.repeat(rocket[:1], 8, 0))
 
 
 def test_balls_bounce_in_closed_form() -> None:

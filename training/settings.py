@@ -77,9 +77,9 @@ class Settings:
     image_encoder: dict[str, Any] = field(factory=IMAGE_ENCODER.copy)
     clips: int = 2000
     """How many the denoiser is trained on."""
-    unet_steps: int = 850
-    unet_rate: float = 5e-3
-    unet_batch: int = 6
+    unet_steps: int = 4200
+    unet_rate: float = 4e-3
+    unet_batch: int = 4
     drop: float = 0.1
     """How often the conditioning is left out, for guidance (arXiv:2207.12598)."""
 

@@ -17,6 +17,7 @@ from training.world.boat import boat
 from training.world.camera import clouds, pan
 from training.world.cart import cart
 from training.world.fish import fish
+from training.world.light import Day
 from training.world.rocket import rocket
 from training.world.scene import Scene
 from training.world.sunrise import sunrise
@@ -27,15 +28,15 @@ __all__ = ["SCENES", "Clip", "Scene", "clip", "world_time"]
 
 SCENES: dict[str, Scene] = {
     "boat": Scene(boat, determined=True),
-    "balls": Scene(balls, determined=True),
+    "balls": Scene(balls, determined=True, glow=0),
     "cart": Scene(cart, determined=True),
-    "fish": Scene(fish, determined=True),
-    "rocket": Scene(rocket, determined=True),
-    "sunrise": Scene(sunrise, determined=True),
+    "fish": Scene(fish, determined=True, glow=0),
+    "rocket": Scene(rocket, determined=True, glow=None),
+    "sunrise": Scene(sunrise, determined=True, hours=(0.1, 0.3)),
     "windmill": Scene(windmill, determined=True),
     "clouds": Scene(clouds, determined=False),
     "pan": Scene(pan, determined=False),
-    "textures": Scene(textures, determined=False),
+    "textures": Scene(textures, determined=False, glow=None),
 }
 """The scenes by name."""
 
@@ -64,13 +65,15 @@ def clip(
     frames: int = 8,
     fps: int | None = None,
     motion_bucket_id: int | None = None,
+    moving: bool = True,
 ) -> Clip:
     """The clip of a seed, `size` x `size` pixels, with what is None drawn from the seed as well.
 
     The first frame depends on the seed, the scene and the size alone. Drawn rates are 4 to 15 with half of them 7,
-    drawn buckets 16 to 255 with the most near 127. An unknown scene raises KeyError.
+    drawn buckets 16 to 255 with the most near 127. If not `moving`, only the light changes. An unknown scene raises
+    KeyError.
     """
-    choice, timing, content = (np.random.default_rng([seed, stream]) for stream in range(3))
+    choice, timing, content, hour = (np.random.default_rng([seed, stream]) for stream in range(4))
     drawn_scene = list(SCENES)[choice.integers(len(SCENES))]
     drawn_bucket = round(exp(timing.triangular(log(16), log(127), log(255))))
     drawn_fps = 7 if timing.random() < 0.5 else round(timing.triangular(4, 7, 15))
@@ -79,7 +82,10 @@ def clip(
     bucket = drawn_bucket if motion_bucket_id is None else motion_bucket_id
     mirrored = content.random() < 0.5
     draw = SCENES[name].drawn(content, size)
+    day = Day(hour.uniform(*SCENES[name].hours), SCENES[name].glow)
     taken = np.empty((frames, size, size, 3), np.uint8)
     for frame, tau in zip(taken, world_time(frames, fps, bucket).tolist(), strict=True):
-        draw(tau).write(frame[:, ::-1] if mirrored else frame)
+        picture = draw(tau if moving else 0.0)
+        day.shine(picture, tau)
+        picture.write(frame[:, ::-1] if mirrored else frame)
     return Clip(taken, name, SCENES[name].determined, fps, bucket)

@@ -28,11 +28,11 @@ def boat(rng: np.random.Generator, size: int) -> Draw:
     light.sky(paper, horizon)
     light.disc(paper, rng.uniform(0.1, 0.9), horizon - rng.uniform(0.05, 0.4), rng.uniform(0.04, 0.08))
     if rng.random() < 0.6:
-        island = light.lit(hsv(rng.uniform(0.25, 0.7), 0.35, 0.5))
+        island = hsv(rng.uniform(0.25, 0.7), 0.35, 0.5)
         Ridge.drawn(rng, horizon - 0.01, 0.08).fill(paper, mix(island, light.horizon, 0.4))
     hue = rng.uniform(0.48, 0.62)
-    far = mix(light.lit(hsv(hue, 0.45, 0.8)), light.horizon, 0.45)
-    near = light.lit(hsv(hue + 0.03, 0.75, 0.5))
+    far = mix(hsv(hue, 0.45, 0.8), light.horizon, 0.45)
+    near = hsv(hue + 0.03, 0.75, 0.5)
     paper.fill(horizon - paper.y, mix(far, near, np.clip((paper.y - horizon) / (1 - horizon), 0, 1)))
 
     tops = [horizon + (1 - horizon) * f for f in (0.14, 0.3, 0.52, 0.78)]
@@ -41,7 +41,7 @@ def boat(rng: np.random.Generator, size: int) -> Draw:
     water = [mix(far, near, f) * (1.1 - 0.1 * (i % 2)) for i, f in enumerate((0.3, 0.55, 0.8, 1.05))]
     crests = [mix(colour, light.horizon, 0.5) for colour in water]
     foam = mix(light.horizon, rgb(1, 1, 1), 0.5)
-    paint = Paint.drawn(rng, light)
+    paint = Paint.drawn(rng)
 
     def draw(tau: float) -> Picture:
         picture = paper.copy()
@@ -78,13 +78,13 @@ class Paint:
     mast: Array
 
     @classmethod
-    def drawn(cls, rng: np.random.Generator, light: Light) -> Paint:
+    def drawn(cls, rng: np.random.Generator) -> Paint:
         """Sails that stand out from each other."""
         hue = rng.uniform()
         main = hsv(hue, float(rng.choice([0.05, 0.7, 0.85])), 0.98)
         jib = hsv(hue + rng.uniform(0.3, 0.7), 0.8, 0.95)
         hull = hsv(rng.uniform(), 0.75, float(rng.choice([0.35, 0.6, 0.8])))
-        return cls(*map(light.lit, (main, jib, hull, rgb(0.97, 0.97, 0.95), rgb(0.35, 0.22, 0.12))))
+        return cls(main, jib, hull, rgb(0.97, 0.97, 0.95), rgb(0.35, 0.22, 0.12))
 
 
 def _boat(p: Picture, paint: Paint) -> None:

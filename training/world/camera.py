@@ -24,8 +24,8 @@ def pan(rng: np.random.Generator, size: int) -> Draw:
     zooming = rng.random() < 0.35
     speed = (0.05 if zooming else 0.037) * rng.choice([-1.0, 1.0])
     ground = rng.uniform(0.68, 0.8)
-    green = light.lit(hsv(rng.uniform(0.15, 0.4), rng.uniform(0.4, 0.7), rng.uniform(0.45, 0.75)))
-    rock = light.lit(hsv(rng.uniform(0.5, 0.75), rng.uniform(0.1, 0.4), 0.6))
+    green = hsv(rng.uniform(0.15, 0.4), rng.uniform(0.4, 0.7), rng.uniform(0.45, 0.75))
+    rock = hsv(rng.uniform(0.5, 0.75), rng.uniform(0.1, 0.4), 0.6)
     far, middle, near = (
         Ridge.drawn(rng, base, height)
         for base, height in ((ground - 0.12, rng.uniform(0.15, 0.35)), (ground - 0.02, 0.14), (ground + 0.05, 0.04))
@@ -35,12 +35,11 @@ def pan(rng: np.random.Generator, size: int) -> Draw:
     for x in np.arange(-0.6, 1.6, 0.2) + rng.uniform(-0.07, 0.07, 11):
         foot = near.at(float(x)) + rng.uniform(0.02, 0.06)
         if rng.random() < 0.35:
-            props.append(House.drawn(rng, light, float(x), foot, rng.uniform(0.14, 0.22)))
+            props.append(House.drawn(rng, float(x), foot, rng.uniform(0.14, 0.22)))
         elif rng.random() < 0.8:
-            props.append(Tree.drawn(rng, light, float(x), foot, rng.uniform(0.18, 0.4)))
+            props.append(Tree.drawn(rng, float(x), foot, rng.uniform(0.18, 0.4)))
     woods = [
-        Tree.drawn(rng, light, x, middle.at(x) + 0.02, rng.uniform(0.07, 0.12))
-        for x in np.arange(-0.4, 1.4, 0.15).tolist()
+        Tree.drawn(rng, x, middle.at(x) + 0.02, rng.uniform(0.07, 0.12)) for x in np.arange(-0.4, 1.4, 0.15).tolist()
     ]
     sky = Picture.blank(size)
     light.sky(sky, ground)
@@ -88,15 +87,15 @@ def clouds(rng: np.random.Generator, size: int) -> Draw:
     horizon = rng.uniform(0.65, 0.85)
     cover, sharp = rng.uniform(-0.6, 0.2), rng.uniform(0.8, 2.5)
     billows = Noise.drawn(rng, cells=int(rng.integers(3, 6)), octaves=4, gain=0.5)
-    white = mix(light.sun, light.lit(hsv(0, 0, 1)), 0.6)
+    white = mix(light.sun, hsv(0, 0, 1), 0.6)
     shade = mix(white, light.top, rng.uniform(0.2, 0.45))
     sky = Picture.blank(size)
     light.sky(sky, horizon)
     hue = rng.uniform(0.2, 0.4)
     back, front = Ridge.drawn(rng, horizon + 0.05, 0.15), Ridge.drawn(rng, horizon + 0.13, 0.1)
-    green = light.lit(hsv(hue, rng.uniform(0.35, 0.6), rng.uniform(0.4, 0.65)))
+    green = hsv(hue, rng.uniform(0.35, 0.6), rng.uniform(0.4, 0.65))
     trees = [
-        Tree.drawn(rng, light, x, front.at(x) + 0.02, rng.uniform(0.1, 0.22))
+        Tree.drawn(rng, x, front.at(x) + 0.02, rng.uniform(0.1, 0.22))
         for x in rng.uniform(0, 1, rng.integers(0, 6)).tolist()
     ]
 

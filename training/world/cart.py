@@ -22,22 +22,22 @@ def cart(rng: np.random.Generator, size: int) -> Draw:
     road, length, start = rng.uniform(0.74, 0.84), rng.uniform(0.38, 0.46), rng.uniform(0.24, 0.42)
     paper = Picture.blank(size)
     light.sky(paper, road)
-    green = light.lit(hsv(rng.uniform(0.2, 0.36), rng.uniform(0.4, 0.65), rng.uniform(0.5, 0.75)))
+    green = hsv(rng.uniform(0.2, 0.36), rng.uniform(0.4, 0.65), rng.uniform(0.5, 0.75))
     if rng.random() < 0.5:
         light.disc(paper, rng.uniform(0.1, 0.9), rng.uniform(0.12, 0.3), rng.uniform(0.04, 0.07))
     Ridge.drawn(rng, road - 0.12, 0.2).fill(paper, mix(green, light.horizon, 0.6))
     Ridge.drawn(rng, road - 0.06, 0.08).fill(paper, mix(green, light.horizon, 0.25))
     for x in np.arange(0.05, 1.0, 0.2) + rng.uniform(-0.06, 0.06):
         if rng.random() < 0.35:
-            House.drawn(rng, light, float(x), road - 0.06, rng.uniform(0.12, 0.17)).paint(paper)
+            House.drawn(rng, float(x), road - 0.06, rng.uniform(0.12, 0.17)).paint(paper)
         elif rng.random() < 0.6:
-            Tree.drawn(rng, light, float(x), road - 0.05, rng.uniform(0.12, 0.26)).paint(paper)
+            Tree.drawn(rng, float(x), road - 0.05, rng.uniform(0.12, 0.26)).paint(paper)
     rough = 1 + 0.08 * Noise.drawn(rng, cells=16, octaves=2)(paper.x[0], paper.y[:, 0])
     paper.fill(road - 0.07 - paper.y, green * rough)
-    grey = light.lit(hsv(rng.uniform(), 0.06, rng.uniform(0.3, 0.5)))
+    grey = hsv(rng.uniform(), 0.06, rng.uniform(0.3, 0.5))
     paper.fill(box(paper, -1, road - 0.03, 2, road + 0.09), grey)
     paper.fill(np.maximum(np.abs(paper.y - (road + 0.045)) - 0.008, np.abs(paper.x % 0.2 - 0.1) - 0.06), grey * 2)
-    paint = Paint.drawn(rng, light)
+    paint = Paint.drawn(rng)
     radius, turned = rng.uniform(0.17, 0.21), rng.uniform(0, 2 * pi)
 
     def draw(tau: float) -> Picture:
@@ -67,13 +67,13 @@ class Paint:
     spoke: Array
 
     @classmethod
-    def drawn(cls, rng: np.random.Generator, light: Light) -> Paint:
+    def drawn(cls, rng: np.random.Generator) -> Paint:
         """A cab and a load that stand out from each other."""
         hue = rng.uniform()
         cab, load = hsv(hue, 0.8, 0.9), hsv(hue + rng.uniform(0.3, 0.7), rng.uniform(0.1, 0.7), 0.92)
         band = hsv(hue + rng.uniform(-0.1, 0.1), 0.7, 0.7)
         tyre, spoke = rgb(0.1, 0.1, 0.12), rgb(0.95, 0.92, 0.8)
-        return cls(*map(light.lit, (cab, load, band, rgb(0.75, 0.92, 1), tyre, spoke)))
+        return cls(cab, load, band, rgb(0.75, 0.92, 1), tyre, spoke)
 
 
 def _body(p: Picture, paint: Paint, radius: float) -> None:

@@ -8,7 +8,6 @@ import numpy as np
 from attrs import frozen
 
 from training.world.drawing import Array, Picture, box, circle, convex, hsv, rgb
-from training.world.light import Light
 
 
 @frozen
@@ -56,23 +55,23 @@ class Tree:
     trunk: Array
 
     @classmethod
-    def drawn(cls, rng: np.random.Generator, light: Light, x: float, y: float, height: float) -> Tree:
+    def drawn(cls, rng: np.random.Generator, x: float, y: float, height: float) -> Tree:
         """Leaves from blue-green to autumn."""
         leaves = hsv(rng.choice([0.3, 0.36, 0.42, 0.1]) + rng.uniform(-0.05, 0.05), 0.7, rng.uniform(0.35, 0.65))
-        return cls(x, y, height, bool(rng.random() < 0.5), light.lit(leaves), light.lit(rgb(0.32, 0.2, 0.12)))
+        return cls(x, y, height, bool(rng.random() < 0.5), leaves, rgb(0.32, 0.2, 0.12))
 
-    def paint(self, picture: Picture, light: float = 1.0) -> None:
-        """Paint the tree, darker by a factor of `light`."""
+    def paint(self, picture: Picture) -> None:
+        """Paint the tree."""
         p = picture.at(self.x, self.y - self.height / 2, reach=0.6 * self.height, scale=self.height)
         if p.empty:
             return
-        p.fill(box(p, -0.07, 0.1, 0.07, 0.52), self.trunk * light)
+        p.fill(box(p, -0.07, 0.1, 0.07, 0.52), self.trunk)
         if self.fir:
-            p.fill(convex(p, (-0.3, 0.3), (0.3, 0.3), (0, -0.15)), self.leaves * (0.85 * light))
-            p.fill(convex(p, (-0.24, 0.05), (0.24, 0.05), (0, -0.5)), self.leaves * light)
+            p.fill(convex(p, (-0.3, 0.3), (0.3, 0.3), (0, -0.15)), self.leaves * 0.85)
+            p.fill(convex(p, (-0.24, 0.05), (0.24, 0.05), (0, -0.5)), self.leaves)
         else:
-            p.fill(circle(p, 0, -0.15, 0.35), self.leaves * (0.85 * light))
-            p.fill(circle(p, -0.07, -0.21, 0.25), self.leaves * light)
+            p.fill(circle(p, 0, -0.15, 0.35), self.leaves * 0.85)
+            p.fill(circle(p, -0.07, -0.21, 0.25), self.leaves)
 
 
 @frozen
@@ -87,11 +86,11 @@ class House:
     pane: Array
 
     @classmethod
-    def drawn(cls, rng: np.random.Generator, light: Light, x: float, y: float, size: float) -> House:
+    def drawn(cls, rng: np.random.Generator, x: float, y: float, size: float) -> House:
         """Light walls, red to blue roofs."""
-        wall = light.lit(hsv(rng.uniform(), rng.uniform(0.05, 0.4), 0.95))
-        roof = light.lit(hsv(rng.choice([0.02, 0.05, 0.6]) + rng.uniform(-0.03, 0.03), 0.7, rng.uniform(0.4, 0.75)))
-        return cls(x, y, size, wall, roof, hsv(0.13, 0.5, 0.98) if light.tint[0, 0, 0] < 0.97 else hsv(0.58, 0.5, 0.6))
+        wall = hsv(rng.uniform(), rng.uniform(0.05, 0.4), 0.95)
+        roof = hsv(rng.choice([0.02, 0.05, 0.6]) + rng.uniform(-0.03, 0.03), 0.7, rng.uniform(0.4, 0.75))
+        return cls(x, y, size, wall, roof, hsv(0.58, 0.5, 0.6))
 
     def paint(self, picture: Picture) -> None:
         """Paint the house."""

@@ -1,4 +1,4 @@
-"""Times of day: the colours of the sky, and how they tint what stands under it."""
+"""The light of the world, in which a day passes in a few seconds."""
 
 from __future__ import annotations
 
@@ -7,36 +7,33 @@ from attrs import frozen
 
 from training.world.drawing import Array, Picture, circle, hsv, mix, rgb
 
+DAY = 16.0
+"""Length of a day in units of world time: eight frames at bucket 127 and 7 frames a second see almost half of one."""
+
+HOURS = (
+    # light above,      light below,        glow above the horizon
+    ((0.14, 0.17, 0.42), (0.24, 0.28, 0.5), (0.02, 0.04, 0.12)),  # midnight
+    ((0.6, 0.5, 0.72), (0.85, 0.68, 0.72), (0.34, 0.16, 0.18)),  # morning
+    ((1.0, 1.0, 1.0), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)),  # noon
+    ((0.5, 0.34, 0.4), (0.82, 0.5, 0.32), (0.5, 0.22, 0.0)),  # evening
+)
+"""Equally far from each other. No hour looks like another, so a picture tells which way the light will change."""
+
 
 @frozen
 class Light:
-    """Colours of shape (3, 1, 1): the sky above and at the horizon, the sun or moon, and the tint of all else."""
+    """Colours of shape (3, 1, 1), at noon: the sky above and at the horizon, and the sun."""
 
     top: Array
     horizon: Array
     sun: Array
-    tint: Array
 
     @classmethod
     def drawn(cls, rng: np.random.Generator) -> Light:
-        """Dawn, noon, dusk or night, noon twice as often."""
-        time = rng.choice(["dawn", "noon", "noon", "dusk", "night"])
-        j = rng.uniform(-1, 1, 4)
-        if time == "dawn":
-            top, horizon = hsv(0.6 + 0.04 * j[0], 0.45, 0.75 + 0.1 * j[1]), hsv(0.08 + 0.04 * j[2], 0.4, 0.98)
-            return cls(top, horizon, hsv(0.13, 0.35, 1), rgb(1, 0.93, 0.88))
-        if time == "noon":
-            top, horizon = hsv(0.58 + 0.04 * j[0], 0.65 + 0.15 * j[1], 0.88), hsv(0.54 + 0.04 * j[2], 0.2, 0.98)
-            return cls(top, horizon, hsv(0.15, 0.25, 1), rgb(1, 1, 1))
-        if time == "dusk":
-            top, horizon = hsv(0.75 + 0.07 * j[0], 0.55, 0.5 + 0.1 * j[1]), hsv(0.04 + 0.04 * j[2], 0.7, 0.98)
-            return cls(top, horizon, hsv(0.1, 0.5, 1), rgb(0.95, 0.8, 0.8))
-        top, horizon = hsv(0.65 + 0.04 * j[0], 0.7, 0.2 + 0.06 * j[1]), hsv(0.6 + 0.05 * j[2], 0.5, 0.5)
-        return cls(top, horizon, hsv(0.14, 0.12, 1), rgb(0.72, 0.76, 0.92))
-
-    def lit(self, colour: Array) -> Array:
-        """A colour under this light."""
-        return colour * self.tint
+        """A blue sky."""
+        j = rng.uniform(-1, 1, 3)
+        top, horizon = hsv(0.58 + 0.04 * j[0], 0.65 + 0.15 * j[1], 0.88), hsv(0.54 + 0.04 * j[2], 0.2, 0.98)
+        return cls(top, horizon, hsv(0.15, 0.25, 1))
 
     def sky(self, picture: Picture, horizon: float) -> None:
         """Paint the whole picture as sky down to the height of the horizon."""
@@ -51,5 +48,26 @@ class Light:
         around.fill(distance, self.sun)
 
 
-DAY = Light(hsv(0.58, 0.65, 0.88), hsv(0.54, 0.2, 0.98), hsv(0.15, 0.25, 1), rgb(1, 1, 1))
-"""White light under a blue sky."""
+@frozen
+class Day:
+    """The hours as they pass over a picture that is painted as at noon.
+
+    Attributes:
+        start: the hour at world time 0, of a day of length 1.
+        glow: how much there is of the glow above the horizon; None if the light does not change.
+    """
+
+    start: float
+    glow: float | None
+
+    def shine(self, picture: Picture, tau: float) -> None:
+        """Light a picture, as it is at a world time."""
+        if self.glow is None:
+            return
+        hour = (self.start + tau / DAY) % 1 * len(HOURS)
+        i, t = int(hour), np.float32(hour % 1)
+        above, below, glow = (
+            mix(rgb(*a), rgb(*b), t) for a, b in zip(HOURS[i], HOURS[(i + 1) % len(HOURS)], strict=True)
+        )
+        height = np.exp(-(((picture.y - np.float32(0.6)) / np.float32(0.35)) ** 2))
+        picture.pixels[...] = picture.pixels * mix(above, below, picture.y) + glow * (np.float32(self.glow) * height)

@@ -24,3 +24,8 @@ class Scene:
 
     drawn: Callable[[np.random.Generator, int], Draw]
     determined: bool
+    hours: tuple[float, float] = (0, 1)
+    """Of a day of length 1 (see `light`), between which its clips begin."""
+    glow: float | None = 1
+    """Of the sky in the morning and in the evening; 0 where the light changes and no sky is seen, None if it does not
+    change."""

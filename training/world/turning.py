@@ -20,7 +20,7 @@ def windmill(rng: np.random.Generator, size: int) -> Draw:
     light = Light.drawn(rng)
     paper = Picture.blank(size)
     light.sky(paper, 0.9)
-    green = light.lit(hsv(rng.uniform(0.18, 0.38), rng.uniform(0.4, 0.65), rng.uniform(0.45, 0.75)))
+    green = hsv(rng.uniform(0.18, 0.38), rng.uniform(0.4, 0.65), rng.uniform(0.45, 0.75))
     Ridge.drawn(rng, 0.85, 0.2).fill(paper, mix(green, light.horizon, 0.5))
     near = Ridge.drawn(rng, 0.92, 0.08)
     near.fill(paper, green * (1.3 - 0.4 * paper.y))
@@ -32,25 +32,25 @@ def windmill(rng: np.random.Generator, size: int) -> Draw:
     )
     for place in (x - 0.3 - rng.uniform(0, 0.1), x + 0.3 + rng.uniform(0, 0.1)):
         if rng.random() < 0.35:
-            House.drawn(rng, light, place, near.at(place) + 0.02, 0.16).paint(paper)
+            House.drawn(rng, place, near.at(place) + 0.02, 0.16).paint(paper)
         else:
-            Tree.drawn(rng, light, place, near.at(place) + 0.02, rng.uniform(0.15, 0.25)).paint(paper)
+            Tree.drawn(rng, place, near.at(place) + 0.02, rng.uniform(0.15, 0.25)).paint(paper)
     toy = bool(rng.random() < 0.5)
     hue = rng.uniform()
     if toy:
-        paper.fill(box(paper, x - 0.02, y, x + 0.02, 1.1), light.lit(hsv(hue + 0.5, 0.3, 0.9)))
+        paper.fill(box(paper, x - 0.02, y, x + 0.02, 1.1), hsv(hue + 0.5, 0.3, 0.9))
         vanes = int(rng.integers(3, 6))
-        colours = [light.lit(hsv(hue + i / vanes, 0.8, 0.97)) for i in range(vanes)]
-        hub = light.lit(rgb(1, 1, 0.95))
+        colours = [hsv(hue + i / vanes, 0.8, 0.97) for i in range(vanes)]
+        hub = rgb(1, 1, 0.95)
     else:
         _tower(
             paper.at(x, y, reach=0.8),
-            light.lit(hsv(hue, rng.uniform(0.1, 0.4), 0.85)),
-            light.lit(hsv(hue + 0.5, 0.5, 0.4)),
+            hsv(hue, rng.uniform(0.1, 0.4), 0.85),
+            hsv(hue + 0.5, 0.5, 0.4),
         )
         vanes = 4
-        colours = [light.lit(hsv(hue + rng.choice([0.3, 0.5]), rng.choice([0.05, 0.6]), 1))] * vanes
-        hub = light.lit(rgb(0.3, 0.17, 0.1))
+        colours = [hsv(hue + rng.choice([0.3, 0.5]), rng.choice([0.05, 0.6]), 1)] * vanes
+        hub = rgb(0.3, 0.17, 0.1)
 
     def draw(tau: float) -> Picture:
         picture = paper.copy()
