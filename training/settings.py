@@ -77,7 +77,7 @@ class Settings:
     image_encoder: dict[str, Any] = field(factory=IMAGE_ENCODER.copy)
     clips: int = 2000
     """How many the denoiser is trained on."""
-    unet_steps: int = 4200
+    unet_steps: int = 4000
     unet_rate: float = 4e-3
     unet_batch: int = 4
     drop: float = 0.1

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.special import erf, expit
 
 from svdkit.backend import Array, Backend, Call, Host, Layer, Map, mix_share
+from svdkit.memory.malloc import keep_freed_memory
 
 from . import memory
 
@@ -22,6 +23,10 @@ class NumpyBackend(Backend):
     devices = ("cpu",)
     dtypes = ("float32", "float64")
     views = memory.VIEWS
+
+    def __init__(self, device: str | None = None, dtype: str | None = None) -> None:
+        keep_freed_memory()
+        super().__init__(device, dtype)
 
     def scratch(self, call: Call) -> Sequence[int]:
         return [memory.scratch(call, SCORE_ELEMENTS) * call.itemsize]

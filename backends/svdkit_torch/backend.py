@@ -18,6 +18,7 @@ from svdkit.backend import Array, Backend, Call, Device, Host, Layer, Map, mix_s
 from svdkit.backend import F as Function
 from svdkit.errors import InputError
 from svdkit.memory import Memory
+from svdkit.memory.malloc import keep_freed_memory
 
 from . import memory, packed
 from .devices import KINDS, default_dtype, find_device, found_devices
@@ -40,6 +41,8 @@ class TorchBackend(Backend):
         if (self._device.type, self.dtype) == ("mps", "float64"):
             raise InputError("Apple GPUs have no float64; choose float32, bfloat16 or float16.")
         self._dtype: torch.dtype = getattr(torch, self.dtype)
+        if self._device.type == "cpu":
+            keep_freed_memory()
         self._packs = self._device.type == "cpu" and packed.available(self._dtype)
 
     @property

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from attrs import frozen
 
+from .malloc import give_back
+
 _CGROUPS = (  # version 2, then 1: the limit, and what counts against it
     ("memory.max", "memory.current"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
@@ -31,6 +33,7 @@ def host_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> Memory:
     """
     import psutil
 
+    give_back()  # else what malloc keeps would count as used
     machine = psutil.virtual_memory()
     available, total = machine.available, machine.total
     for limit, usage in _CGROUPS:

@@ -1,0 +1,45 @@
+"""What the C library does with memory that was freed, on Linux with glibc.
+
+It gives large blocks back to the system at once, and the system maps and zeroes every page of the next one anew: of a
+GELU of 42 MB on two cores that is two thirds of the time, and a fifth of a linear layer's. Kept instead, freed blocks
+are what the next layer's arrays are put into.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from functools import cache
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+LARGEST = 2**30
+"""Bytes of a block that is still kept; larger ones are rare, and each would leave a large hole."""
+
+
+@cache
+def keep_freed_memory() -> bool:
+    """Let this process keep what it frees, until `give_back`. Who has set malloc's thresholds by hand is heeded.
+
+    Returns:
+        whether freed memory is kept now.
+    """
+    tuned = any(name.startswith("MALLOC_") for name in os.environ) or "malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    libc = _glibc()
+    if tuned or libc is None:
+        return False
+    return bool(libc.mallopt(_M_MMAP_THRESHOLD, LARGEST) and libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def give_back() -> None:
+    """Give all memory that is kept and not in use back to the system."""
+    if (libc := _glibc()) is not None:
+        libc.malloc_trim(0)
+
+
+@cache
+def _glibc() -> ctypes.CDLL | None:
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None)
+    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
