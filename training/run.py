@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ class Run:
     def train_autoencoder(self) -> None:
         """Train the autoencoder on the world, then set the scale that gives its latents unit variance."""
         s = self.settings
-        loop = self._loop("vae", ("vae",), s.vae_steps, s.vae_rate)
+        loop = self._loop("vae", {"vae": read_weights(self.checkpoint, "vae")}, s.vae_steps, s.vae_rate)
         loss = autoencoder_loss(self.checkpoint, loop.part("vae"), s)
         loop.run(loss, "autoencoder", self._keep(loop, ("vae",), self._reconstructions))
         clips = encode_clips(self.folder / "measured", self.checkpoint, self.draw, min(MEASURED, s.clips), s.device)
@@ -92,10 +92,14 @@ class Run:
         """
         s = self.settings
         clips: Clips = encode_clips(self.folder / "clips", self.checkpoint, draw or self.draw, s.clips, s.device)
-        names = ("unet", "image_encoder")
-        loop = self._loop("unet", names, s.unet_steps, s.unet_rate, self._copying if copies else None)
+        parts = {name: read_weights(self.checkpoint, name) for name in ("unet", "image_encoder")}
+        if copies:
+            config = from_dict(UNetConfig, read_json(self.checkpoint / "unet" / "config.json"))
+            scaling_factor = read_json(self.checkpoint / "vae" / "config.json")["scaling_factor"]
+            parts["unet"] = copying(parts["unet"], config, scaling_factor)
+        loop = self._loop("unet", parts, s.unet_steps, s.unet_rate)
         loss = denoiser_loss(self.checkpoint, loop.part("unet"), loop.part("image_encoder"), clips, s)
-        loop.run(loss, "denoiser", self._keep(loop, names, self._samples))
+        loop.run(loss, "denoiser", self._keep(loop, tuple(parts), self._samples))
 
     def export(self, target: Path) -> None:
         """Write the model as it is now, in float16."""
@@ -105,21 +109,7 @@ class Run:
         """A clip of the world; the i-th has the seed i."""
         return clip(index, size=self.settings.size, frames=self.settings.frames)
 
-    def _copying(self, weights: dict[str, Host]) -> dict[str, Host]:
-        config = from_dict(UNetConfig, read_json(self.checkpoint / "unet" / "config.json"))
-        return copying(weights, config, read_json(self.checkpoint / "vae" / "config.json")["scaling_factor"])
-
-    def _loop(
-        self,
-        stem: str,
-        names: tuple[str, ...],
-        steps: int,
-        rate: float,
-        begin: Callable[[dict[str, Host]], dict[str, Host]] | None = None,
-    ) -> Loop:
-        parts = {name: read_weights(self.checkpoint, name) for name in names}
-        if begin is not None:
-            parts[stem] = begin(parts[stem])
+    def _loop(self, stem: str, parts: Mapping[str, Mapping[str, Host]], steps: int, rate: float) -> Loop:
         weights = {f"{name}/{key}": value for name, part in parts.items() for key, value in part.items()}
         return Loop(
             self.folder / f"{stem}.safetensors",

@@ -65,7 +65,7 @@ class Day:
         if self.glow is None:
             return
         hour = (self.start + tau / DAY) % 1 * len(HOURS)
-        i, t = int(hour), np.float32(hour % 1)
+        i, t = int(hour), hour % 1
         above, below, glow = (
             mix(rgb(*a), rgb(*b), t) for a, b in zip(HOURS[i], HOURS[(i + 1) % len(HOURS)], strict=True)
         )
