@@ -84,6 +84,7 @@ def finetune(
         size=size,
         frames=count,
         clips=len(clips),
+        coarse_steps=0,
         unet_steps=steps,
         unet_batch=batch,
         unet_rate=rate,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 
 from svdkit import StableVideoDiffusionPipeline
 from svdkit.backend import Host
@@ -98,8 +98,13 @@ class Run:
             scaling_factor = read_json(self.checkpoint / "vae" / "config.json")["scaling_factor"]
             parts["unet"] = copying(parts["unet"], config, scaling_factor)
         loop = self._loop("unet", parts, s.unet_steps, s.unet_rate)
-        loss = denoiser_loss(self.checkpoint, loop.part("unet"), loop.part("image_encoder"), clips, s)
-        loop.run(loss, "denoiser", self._keep(loop, tuple(parts), self._samples))
+        networks = self.checkpoint, loop.part("unet"), loop.part("image_encoder")
+        coarse = fine = denoiser_loss(*networks, clips, s)
+        if s.coarse_steps:
+            small = encode_clips(self.folder / "coarse", self.checkpoint, self.draw_coarse, s.coarse_clips, s.device)
+            coarse = denoiser_loss(*networks, small, evolve(s, unet_batch=4 * s.unet_batch))
+        keep = self._keep(loop, tuple(parts), self._samples)
+        loop.run(lambda step: (coarse if step < s.coarse_steps else fine)(step), "denoiser", keep)
 
     def export(self, target: Path) -> None:
         """Write the model as it is now, in float16."""
@@ -108,6 +113,10 @@ class Run:
     def draw(self, index: int) -> Clip:
         """A clip of the world; the i-th has the seed i."""
         return clip(index, size=self.settings.size, frames=self.settings.frames)
+
+    def draw_coarse(self, index: int) -> Clip:
+        """The same clip at half the size."""
+        return clip(index, size=self.settings.size // 2, frames=self.settings.frames)
 
     def _loop(self, stem: str, parts: Mapping[str, Mapping[str, Host]], steps: int, rate: float) -> Loop:
         weights = {f"{name}/{key}": value for name, part in parts.items() for key, value in part.items()}
