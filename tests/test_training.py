@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from svdkit import StableVideoDiffusionPipeline
+from svdkit.checkpoint import load_component
 from svdkit.config import UNetConfig, from_dict, read_json
 from svdkit.hub import resolve_model
 from svdkit.precondition import scalings
@@ -25,7 +26,7 @@ from svdkit.video import write_video
 from svdkit_torch.backend import TorchBackend
 from training import denoiser
 from training.__main__ import main
-from training.data import AUGMENTATION, PICTURES, Clips, encode_clips, noisy
+from training.data import AUGMENTATION, PICTURES, Clips, encode_clips, modes, noisy, pixels_of
 from training.denoiser import SIGMA, denoiser_loss
 from training.evaluate import PLANE_SCENE, Evaluation, displacement, psnr
 from training.loop import Loop
@@ -33,7 +34,7 @@ from training.networks import copying, read_weights, trained_network
 from training.run import Run
 from training.settings import SMALL
 from training.videos import VideoFolder
-from training.world import clip
+from training.world import Clip, clip
 
 ROOT = Path(__file__).parent.parent
 
@@ -323,6 +324,24 @@ def test_evaluation_writes_figures_and_a_page(trained: Path, tmp_path: Path) -> 
     assert list(figures["displacement_by_motion_bucket_id"]) == ["32", "64", "127", "180", "255"]
     assert (tmp_path / "index.html").read_text().count("<img") == 3
     assert Image.open(tmp_path / "examples.png").size == (8 * 64, 3 * 64)
+
+
+def test_clips_are_kept_as_they_were_encoded(trained: Path) -> None:
+    """Beside each other and channel by channel: the networks' own order in memory is another."""
+    for folder, size in (("clips", SMALL.size), ("coarse", SMALL.size // 2)):
+        kept = encode_clips(trained / folder, trained / "checkpoint", _unused, SMALL.clips, "cpu")
+        vae = load_component("vae", trained / "checkpoint", TorchBackend("cpu", "float32"))
+        for i in (0, SMALL.clips - 1):
+            frames = clip(i, size=size).frames
+            expected = np.stack([modes(vae, pixels_of(frame[None]))[0] for frame in frames]) * vae.config.scaling_factor
+            np.testing.assert_allclose(kept.latents[i], expected, atol=4e-3)
+            np.testing.assert_array_equal(kept.first[i], frames[0])
+            nearest = np.abs(kept.pictures[i].astype(np.float32) * vae.config.scaling_factor - expected[0]).mean()
+            assert nearest < np.abs(expected).mean()
+
+
+def _unused(index: int) -> Clip:
+    raise AssertionError("all clips are encoded")
 
 
 @pytest.mark.parametrize("sigma", [20.0, 700.0])

@@ -110,5 +110,6 @@ def noisy(
 def modes(vae: Any, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Modes of the posterior of pixels `(n, H, W, 3)`, not scaled: `(n, channels, h, w)`."""
     mean, _ = moments(vae, torch.from_numpy(pixels).to(vae.backend.device)).chunk(2, -1)
-    result: npt.NDArray[np.float32] = mean.permute(0, 3, 1, 2).cpu().numpy()
+    # In the order of its axes in memory too: safetensors would write it as it lies.
+    result: npt.NDArray[np.float32] = mean.permute(0, 3, 1, 2).contiguous().cpu().numpy()
     return result

@@ -19,7 +19,7 @@ from svdkit.errors import NumericalError
 
 WARM_UP = 100
 """Steps over which the learning rate rises."""
-FALL = 0.78
+FALL = 0.8
 """Share of the steps, the last ones, over which it falls to zero along a line. Before, it does not depend on their
 number, so a run may still be made longer (arXiv:2405.18392)."""
 LARGEST_GRADIENT = 1.0
