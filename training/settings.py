@@ -77,10 +77,10 @@ class Settings:
     image_encoder: dict[str, Any] = field(factory=IMAGE_ENCODER.copy)
     clips: int = 2000
     """How many the denoiser is trained on."""
-    coarse_steps: int = 700
+    coarse_steps: int = 650
     """The first of the UNet's: on clips of half the size, and four times as many a step (arXiv:1912.00998)."""
     coarse_clips: int = 4000
-    unet_steps: int = 1700
+    unet_steps: int = 1500
     unet_rate: float = 4e-3
     unet_batch: int = 4
     drop: float = 0.1
