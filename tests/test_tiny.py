@@ -74,17 +74,16 @@ def test_the_first_frame_is_the_picture(boats: list[Example]) -> None:
         assert made[0] > 24
 
 
-@pytest.mark.xfail(strict=True, reason="trained for 20 minutes, it does not move enough yet: see docs/tiny.md")
-def test_boats_sail_the_way_they_point(boats: list[Example]) -> None:
-    """Against the true future, which a still picture misses, and one that moves the wrong way misses by more."""
+def test_the_light_changes_as_the_hour_asks(boats: list[Example]) -> None:
+    """Against the true future, which a picture that stays as it is misses."""
     for example in boats:
         made, repeated = example.decibels()
         assert (made - repeated)[1:].mean() > 3
 
 
-@pytest.mark.xfail(strict=True, reason="trained for 20 minutes, it does not move enough yet: see docs/tiny.md")
+@pytest.mark.xfail(strict=True, reason="trained for 36 minutes, it does not carry things far yet: see docs/tiny.md")
 def test_a_higher_bucket_is_more_motion(pipe: StableVideoDiffusionPipeline) -> None:
-    originals = [clip(SEED, scene="boat", fps=7, motion_bucket_id=bucket) for bucket in (48, 192)]
+    originals = [clip(SEED, scene="rocket", fps=7, motion_bucket_id=bucket) for bucket in (48, 192)]
     slow, fast = (displacement(animate(pipe, original).made) for original in originals)
     assert slow > 0.5
     assert fast > 2 * slow
