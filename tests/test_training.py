@@ -35,6 +35,7 @@ from training.run import Run
 from training.settings import SMALL
 from training.videos import VideoFolder
 from training.world import Clip, clip
+from training.world.rocket import SPEED
 
 ROOT = Path(__file__).parent.parent
 
@@ -300,11 +301,12 @@ def test_a_folder_without_videos_is_refused(tmp_path: Path) -> None:
 
 
 def test_displacement_is_measured_in_pixels() -> None:
+    # Found too low by 2 to 10 %, since edges are blurred; where less than a pixel is moved, by up to 27 %.
     for seed in range(4):
-        for bucket, fps in ((32, 7), (127, 7), (255, 7), (127, 14), (127, 4)):
+        for bucket, fps, off in ((32, 7, 0.3), (64, 7, 0.12), (127, 7, 0.12), (255, 7, 0.12), (127, 4, 0.12)):
             frames = clip(seed, scene=PLANE_SCENE, motion_bucket_id=bucket, fps=fps, frames=4).frames
-            # All of them move by 0.031 of the width of 96 pixels in a unit of world time.
-            assert displacement(frames) == pytest.approx(0.031 * 96 * bucket / 127 * 7 / fps, rel=0.2)
+            expected = SPEED * 96 * bucket / 127 * 7 / fps
+            assert (1 - off) * expected < displacement(frames) < 1.02 * expected
     assert displacement(np.repeat(frames[:1], 4, 0)) == 0
 
 
