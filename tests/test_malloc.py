@@ -21,6 +21,7 @@ def faults():
 
 if sys.argv[1] != "none":
     make("backend", sys.argv[1])
+start = host_memory().used
 a = np.ones(2**24, np.float32)
 b = a + a
 del b
@@ -29,17 +30,14 @@ for _ in range(10):
     b = a + a
     del b
 print(faults() - before)
-before = host_memory().used
-b = np.ones(2**24, np.float32)
-c = np.ones(2**20, np.float32)  # above it, so the heap cannot simply end lower
-del b
-print(host_memory().used - before)
+print(host_memory().used - start - a.nbytes)
 """
-PAGES = 10 * 2**24 * 4 // 4096
+SOME = 10 * 2**24 * 4 // 2**22
+"""Page faults if new memory comes in pages of up to 4 MB; NumPy asks for huge ones, of 2 MB on x86."""
 
 
 def run(backend: str, **environment: str) -> tuple[int, int]:
-    """Page faults of ten sums of 64 MB, and bytes that another 64 MB leave behind when they are counted."""
+    """Page faults of ten sums of 64 MB, and bytes that they leave behind when memory is counted."""
     command = [sys.executable, "-c", _FAULTS, backend]
     env = {k: v for k, v in os.environ.items() if "MALLOC" not in k and k != "GLIBC_TUNABLES"} | environment
     found = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.split()
@@ -49,13 +47,13 @@ def run(backend: str, **environment: str) -> tuple[int, int]:
 @pytest.mark.parametrize("backend", ["torch", "numpy"])
 def test_pages_are_mapped_once(backend: str) -> None:
     faults, left = run(backend)
-    assert faults < PAGES / 20
+    assert faults < SOME
     assert left < 16e6
 
 
 def test_without_a_backend_malloc_is_as_it_was() -> None:
-    assert run("none")[0] > PAGES / 1000
+    assert run("none")[0] > SOME
 
 
 def test_who_tunes_malloc_decides() -> None:
-    assert run("numpy", MALLOC_MMAP_THRESHOLD_="131072")[0] > PAGES / 1000
+    assert run("numpy", MALLOC_MMAP_THRESHOLD_="131072")[0] > SOME

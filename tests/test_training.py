@@ -301,7 +301,7 @@ def test_a_folder_without_videos_is_refused(tmp_path: Path) -> None:
 
 
 def test_displacement_is_measured_in_pixels() -> None:
-    # Found too low by 2 to 10 %, since edges are blurred; where less than a pixel is moved, by up to 27 %.
+    # Found too low by 1 to 10 %; where less than a pixel is moved, by up to 27 %.
     for seed in range(4):
         for bucket, fps, off in ((32, 7, 0.3), (64, 7, 0.12), (127, 7, 0.12), (255, 7, 0.12), (127, 4, 0.12)):
             frames = clip(seed, scene=PLANE_SCENE, motion_bucket_id=bucket, fps=fps, frames=4).frames

@@ -11,11 +11,12 @@ import numpy.typing as npt
 import torch
 from attrs import frozen
 from PIL import Image
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from tqdm.auto import tqdm
 
 from svdkit.checkpoint import load_component
 from svdkit.preprocess import clip_pixels
+from svdkit.weights import write_weights
 from svdkit_torch.backend import TorchBackend
 
 from .autoencoder import moments
@@ -86,9 +87,7 @@ def encode_clips(folder: Path, checkpoint: Path, draw: Callable[[int], Clip], co
                 "fps": np.array([clip.fps for clip in clips], np.float32),
                 "motion_bucket_id": np.array([clip.motion_bucket_id for clip in clips], np.float32),
             }
-            partial = path.with_suffix(".part")
-            save_file(tensors, partial)
-            partial.replace(path)
+            write_weights(path, tensors)
         shards.append(load_file(path))
     return Clips(**{key: np.concatenate([shard[key] for shard in shards]) for key in shards[0]})
 
@@ -110,6 +109,5 @@ def noisy(
 def modes(vae: Any, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Modes of the posterior of pixels `(n, H, W, 3)`, not scaled: `(n, channels, h, w)`."""
     mean, _ = moments(vae, torch.from_numpy(pixels).to(vae.backend.device)).chunk(2, -1)
-    # In the order of its axes in memory too: safetensors would write it as it lies.
-    result: npt.NDArray[np.float32] = mean.permute(0, 3, 1, 2).contiguous().cpu().numpy()
+    result: npt.NDArray[np.float32] = mean.permute(0, 3, 1, 2).cpu().numpy()
     return result

@@ -17,18 +17,12 @@ LARGEST = 2**30
 """Bytes of a block that is still kept; larger ones are rare, and each would leave a large hole."""
 
 
-@cache
-def keep_freed_memory() -> bool:
-    """Let this process keep what it frees, until `give_back`. Who has set malloc's thresholds by hand is heeded.
-
-    Returns:
-        whether freed memory is kept now.
-    """
+def keep_freed_memory() -> None:
+    """Let this process keep what it frees, until `give_back`. Who has set malloc's thresholds by hand is heeded."""
     tuned = any(name.startswith("MALLOC_") for name in os.environ) or "malloc" in os.environ.get("GLIBC_TUNABLES", "")
-    libc = _glibc()
-    if tuned or libc is None:
-        return False
-    return bool(libc.mallopt(_M_MMAP_THRESHOLD, LARGEST) and libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+    if not tuned and (libc := _glibc()) is not None:
+        libc.mallopt(_M_MMAP_THRESHOLD, LARGEST)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def give_back() -> None:

@@ -9,7 +9,7 @@ from attrs import frozen
 
 from training.world.drawing import Array, Picture, convex, ellipse, hsv, mix, rgb, segment
 from training.world.landscape import Ridge
-from training.world.light import Light
+from training.world.light import Sky
 from training.world.scene import Draw
 
 SPEED = 0.031
@@ -22,16 +22,16 @@ SPEEDS = (0.006, 0.009, 0.012, 0.016)
 
 def boat(rng: np.random.Generator, size: int) -> Draw:
     """The boat sails to the right, the way its bow and jib point; the waves run with it and it bobs on the nearest."""
-    light = Light.drawn(rng)
+    sky = Sky.drawn(rng)
     horizon, length, start = rng.uniform(0.45, 0.6), rng.uniform(0.29, 0.38), rng.uniform(0.22, 0.45)
     paper = Picture.blank(size)
-    light.sky(paper, horizon)
-    light.disc(paper, rng.uniform(0.1, 0.9), horizon - rng.uniform(0.05, 0.4), rng.uniform(0.04, 0.08))
+    sky.paint(paper, horizon)
+    sky.disc(paper, rng.uniform(0.1, 0.9), horizon - rng.uniform(0.05, 0.4), rng.uniform(0.04, 0.08))
     if rng.random() < 0.6:
         island = hsv(rng.uniform(0.25, 0.7), 0.35, 0.5)
-        Ridge.drawn(rng, horizon - 0.01, 0.08).fill(paper, mix(island, light.horizon, 0.4))
+        Ridge.drawn(rng, horizon - 0.01, 0.08).fill(paper, mix(island, sky.horizon, 0.4))
     hue = rng.uniform(0.48, 0.62)
-    far = mix(hsv(hue, 0.45, 0.8), light.horizon, 0.45)
+    far = mix(hsv(hue, 0.45, 0.8), sky.horizon, 0.45)
     near = hsv(hue + 0.03, 0.75, 0.5)
     paper.fill(horizon - paper.y, mix(far, near, np.clip((paper.y - horizon) / (1 - horizon), 0, 1)))
 
@@ -39,8 +39,8 @@ def boat(rng: np.random.Generator, size: int) -> Draw:
     waves = [2 * pi / (w * rng.uniform(0.9, 1.2)) for w in (0.16, 0.25, 0.36, 0.5)]
     phases = [rng.uniform(0, 2 * pi) for _ in waves]
     water = [mix(far, near, f) * (1.1 - 0.1 * (i % 2)) for i, f in enumerate((0.3, 0.55, 0.8, 1.05))]
-    crests = [mix(colour, light.horizon, 0.5) for colour in water]
-    foam = mix(light.horizon, rgb(1, 1, 1), 0.5)
+    crests = [mix(colour, sky.horizon, 0.5) for colour in water]
+    foam = mix(sky.horizon, rgb(1, 1, 1), 0.5)
     paint = Paint.drawn(rng)
 
     def draw(tau: float) -> Picture:

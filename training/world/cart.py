@@ -9,7 +9,7 @@ from attrs import frozen
 
 from training.world.drawing import Array, Noise, Picture, box, circle, convex, ellipse, hsv, mix, rgb, segment
 from training.world.landscape import House, Ridge, Tree
-from training.world.light import Light
+from training.world.light import Sky
 from training.world.scene import Draw
 
 SPEED = 0.031
@@ -18,15 +18,15 @@ SPEED = 0.031
 
 def cart(rng: np.random.Generator, size: int) -> Draw:
     """A lorry drives to the right, the way its cab points, and its wheels roll with it."""
-    light = Light.drawn(rng)
+    sky = Sky.drawn(rng)
     road, length, start = rng.uniform(0.74, 0.84), rng.uniform(0.38, 0.46), rng.uniform(0.24, 0.42)
     paper = Picture.blank(size)
-    light.sky(paper, road)
+    sky.paint(paper, road)
     green = hsv(rng.uniform(0.2, 0.36), rng.uniform(0.4, 0.65), rng.uniform(0.5, 0.75))
     if rng.random() < 0.5:
-        light.disc(paper, rng.uniform(0.1, 0.9), rng.uniform(0.12, 0.3), rng.uniform(0.04, 0.07))
-    Ridge.drawn(rng, road - 0.12, 0.2).fill(paper, mix(green, light.horizon, 0.6))
-    Ridge.drawn(rng, road - 0.06, 0.08).fill(paper, mix(green, light.horizon, 0.25))
+        sky.disc(paper, rng.uniform(0.1, 0.9), rng.uniform(0.12, 0.3), rng.uniform(0.04, 0.07))
+    Ridge.drawn(rng, road - 0.12, 0.2).fill(paper, mix(green, sky.horizon, 0.6))
+    Ridge.drawn(rng, road - 0.06, 0.08).fill(paper, mix(green, sky.horizon, 0.25))
     for x in np.arange(0.05, 1.0, 0.2) + rng.uniform(-0.06, 0.06):
         if rng.random() < 0.35:
             House.drawn(rng, float(x), road - 0.06, rng.uniform(0.12, 0.17)).paint(paper)

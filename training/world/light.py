@@ -21,21 +21,21 @@ HOURS = (
 
 
 @frozen
-class Light:
-    """Colours of shape (3, 1, 1), at noon: the sky above and at the horizon, and the sun."""
+class Sky:
+    """Colours of shape (3, 1, 1), at noon: above, at the horizon, and of the sun."""
 
     top: Array
     horizon: Array
     sun: Array
 
     @classmethod
-    def drawn(cls, rng: np.random.Generator) -> Light:
+    def drawn(cls, rng: np.random.Generator) -> Sky:
         """A blue sky."""
         j = rng.uniform(-1, 1, 3)
         top, horizon = hsv(0.58 + 0.04 * j[0], 0.65 + 0.15 * j[1], 0.88), hsv(0.54 + 0.04 * j[2], 0.2, 0.98)
         return cls(top, horizon, hsv(0.15, 0.25, 1))
 
-    def sky(self, picture: Picture, horizon: float) -> None:
+    def paint(self, picture: Picture, horizon: float) -> None:
         """Paint the whole picture as sky down to the height of the horizon."""
         picture.pixels[...] = mix(self.top, self.horizon, np.clip(picture.y / horizon, 0, 1))
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from training.world.drawing import Array, Picture, box, circle, convex, hsv, mix, rgb, segment
 from training.world.landscape import House, Ridge, Tree
-from training.world.light import Light
+from training.world.light import Sky
 from training.world.scene import Draw
 
 RATE = 0.13
@@ -17,11 +17,11 @@ RATE = 0.13
 
 def windmill(rng: np.random.Generator, size: int) -> Draw:
     """A windmill turns with the bare edge of its sails ahead, a pinwheel with the straight edge of its vanes."""
-    light = Light.drawn(rng)
+    sky = Sky.drawn(rng)
     paper = Picture.blank(size)
-    light.sky(paper, 0.9)
+    sky.paint(paper, 0.9)
     green = hsv(rng.uniform(0.18, 0.38), rng.uniform(0.4, 0.65), rng.uniform(0.45, 0.75))
-    Ridge.drawn(rng, 0.85, 0.2).fill(paper, mix(green, light.horizon, 0.5))
+    Ridge.drawn(rng, 0.85, 0.2).fill(paper, mix(green, sky.horizon, 0.5))
     near = Ridge.drawn(rng, 0.92, 0.08)
     near.fill(paper, green * (1.3 - 0.4 * paper.y))
     x, y, reach, first = (
