@@ -280,6 +280,36 @@ def test_index_tables_are_made_once(unet: UNet, monkeypatch: pytest.MonkeyPatch)
     assert not made
 
 
+def is_view(x: Array) -> bool:
+    """Whether operators copy an array before they use it: what a view gives to NumPy is a copy too."""
+    return not np.shares_memory(x.asnumpy(), x.asnumpy())
+
+
+KERNELS: dict[str, Callable[[cpu.MindSporeCPU, Callable[..., Host]], Array]] = {
+    "tokens": lambda k, a: k.tokens(k.array(a(2, 6, 8, 64))),
+    "from_tokens": lambda k, a: k.from_tokens(k.array(a(2, 48, 64)), 6, 8),
+    "upsample": lambda k, a: k.upsample(k.array(a(2, 3, 4, 64)), 6, 8),
+    "linear": lambda k, a: k.linear(a(32, 64), a(32))(k.array(a(2, 48, 64))),
+    "geglu": lambda k, a: k.geglu(a(32, 64), a(32))(k.array(a(2, 48, 64))),
+    "conv2d in tiles": lambda k, a: k.conv2d(a(64, 64, 3, 3), a(64))(k.array(a(2, 6, 8, 64))),
+    "conv2d of patches": lambda k, a: k.conv2d(a(32, 64, 3, 3), a(32), stride=2)(k.array(a(2, 6, 8, 64))),
+    "temporal_conv": lambda k, a: k.temporal_conv(a(32, 64, 3, 1, 1), a(32))(k.array(a(2, 6, 8, 64)), 2),
+    "group_norm": lambda k, a: k.group_norm(a(64), a(64), 32, 1e-5, silu=True)(k.array(a(2, 6, 8, 64))),
+    "layer_norm": lambda k, a: k.layer_norm(a(64), a(64), 1e-5)(k.array(a(2, 48, 64))),
+    "attention": lambda k, a: k.attention(*[k.array(a(2, 48, 64))] * 3, 2),
+    "temporal_attention": lambda k, a: k.temporal_attention(*[k.array(a(2, 48, 64))] * 3, 2, 2),
+    "add_rows": lambda k, a: k.add_rows(k.array(a(2, 48, 64)), k.array(a(2, 64))),
+}
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_kernels_give_no_views(kernel: str) -> None:
+    rng = np.random.default_rng(0)
+    k = create("cpu")
+    assert is_view(k.array(np.ones((2, 3), np.float32)).reshape(3, 2))
+    assert not is_view(KERNELS[kernel](k, lambda *shape: rng.standard_normal(shape, np.float32)))
+
+
 @pytest.mark.parametrize(
     ("device", "dtype", "words"),
     [

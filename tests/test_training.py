@@ -115,7 +115,7 @@ from training.loop import Loop
 
 rng = np.random.default_rng(0)
 weights = {name: rng.standard_normal((30, 30)).astype("f") for name in "abc"}
-loop = Loop(Path(sys.argv[1]), weights, steps=200, rate=1e-2, average=0.9, every=0)
+loop = Loop(Path(sys.argv[1]), weights, rounds=[(200, 1e-2)], average=0.9, every=0)
 
 def loss(step):
     time.sleep(0.02)
@@ -159,7 +159,7 @@ def test_weights_and_average_are_those_of_the_last_step(tmp_path: Path) -> None:
     """On a loss that can be followed by hand: sign steps of Adam towards the minimum of |w - 3|."""
 
     def loop(steps: int) -> Loop:
-        return Loop(tmp_path / "w.safetensors", {"a/w": np.zeros(1, "f")}, steps=steps, rate=0.1, average=0.5)
+        return Loop(tmp_path / "w.safetensors", {"a/w": np.zeros(1, "f")}, rounds=[(steps, 0.1)], average=0.5)
 
     short = loop(400)
     short.run(lambda step: (short.weights["a/w"] - 3).abs().sum(), "test")
@@ -168,6 +168,25 @@ def test_weights_and_average_are_those_of_the_last_step(tmp_path: Path) -> None:
     assert again.step == 400
     assert again.part("a")["w"].item() == short.part("a")["w"].item()
     assert again.part("a", averaged=True)["w"].item() == pytest.approx(3, abs=0.01)
+
+
+def test_each_round_begins_warm_and_ends_cold(tmp_path: Path) -> None:
+    """Adam's step along a gradient that stays the same is as long as the learning rate."""
+    loop = Loop(tmp_path / "w.safetensors", {"a/w": np.zeros(1, "f")}, rounds=[(600, 1e-3), (800, 5e-4)], average=0.5)
+    seen: list[float] = []
+
+    def loss(step: int) -> torch.Tensor:
+        seen.append(loop.weights["a/w"].item())
+        return loop.weights["a/w"].sum()
+
+    loop.run(loss, "test")
+    rates = -np.diff(seen)
+    first, second = rates[:600], rates[600:]
+    for round, rate in ((first, 1e-3), (second, 5e-4)):
+        assert round[0] < 0.02 * rate
+        assert round.max() == pytest.approx(rate, rel=0.05)
+        assert (np.diff(round[100:]) <= 0.02 * rate).all()
+    assert first[-1] < 0.01 * 1e-3
 
 
 class _Recorder:

@@ -12,7 +12,7 @@ from svdkit.config import UNetConfig, from_dict, read_json
 from svdkit.hub import resolve_model
 
 from .run import Run
-from .settings import SETTINGS, Settings
+from .settings import SETTINGS, Round, Settings
 from .videos import VideoFolder
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -84,10 +84,8 @@ def finetune(
         size=size,
         frames=count,
         clips=len(clips),
-        coarse_steps=0,
-        unet_steps=steps,
+        unet_rounds=(Round(0, steps, rate),),
         unet_batch=batch,
-        unet_rate=rate,
     )
     run = Run(folder, settings)
     run.begin(source)

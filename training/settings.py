@@ -47,6 +47,26 @@ IMAGE_ENCODER: dict[str, Any] = {
 
 
 @frozen
+class Round:
+    """Steps of the denoiser over which the learning rate rises, and falls to zero.
+
+    The rounds after the first take up what the one before has learned (arXiv:1608.03983).
+    """
+
+    coarse: int
+    """The first of its steps: on clips of half the size, and four times as many a step (arXiv:1912.00998)."""
+    fine: int
+    """The others."""
+    rate: float
+    """The highest of its learning rates."""
+
+    @property
+    def steps(self) -> int:
+        """All of them."""
+        return self.coarse + self.fine
+
+
+@frozen
 class Settings:
     """One training run. What is here, the clips and the number of threads decide every weight."""
 
@@ -77,11 +97,9 @@ class Settings:
     image_encoder: dict[str, Any] = field(factory=IMAGE_ENCODER.copy)
     clips: int = 2000
     """How many the denoiser is trained on."""
-    coarse_steps: int = 650
-    """The first of the UNet's: on clips of half the size, and four times as many a step (arXiv:1912.00998)."""
     coarse_clips: int = 4000
-    unet_steps: int = 1500
-    unet_rate: float = 4e-3
+    """How many of half the size."""
+    unet_rounds: tuple[Round, ...] = (Round(650, 850, 4e-3), Round(1900, 1400, 3e-3))
     unet_batch: int = 4
     drop: float = 0.1
     """How often the conditioning is left out, for guidance (arXiv:2207.12598)."""
@@ -95,9 +113,8 @@ SMALL = evolve(
     clips=8,
     vae_steps=6,
     vae_batch=4,
-    coarse_steps=4,
     coarse_clips=8,
-    unet_steps=8,
+    unet_rounds=(Round(2, 1, 4e-3), Round(2, 3, 4e-3)),
     unet_batch=2,
     samples=1,
     average=0.9,

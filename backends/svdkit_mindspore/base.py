@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from itertools import count
 from typing import Any, cast
 
@@ -74,7 +75,7 @@ class MindSporeBackend(Backend):
             structure = _flatten(args, tensors)
             signature = structure, tuple((x.shape, x.dtype) for x in tensors)
             if signature in graphs:
-                return graphs[signature](*tensors)
+                return _in_graph(graphs[signature], tensors)
 
             def graph(*tensors: Array) -> Array:
                 return function(*_unflatten(structure, iter(tensors)))
@@ -85,7 +86,7 @@ class MindSporeBackend(Backend):
             # Tracing reads the source line of every caller and fails where there is none, as under `python -m` and
             # in interactive sessions. A new thread has no callers.
             with ThreadPoolExecutor(1) as thread:
-                output = thread.submit(step, *tensors).result()
+                output = thread.submit(_in_graph, step, tensors).result()
             graphs[signature] = step
             return output
 
@@ -107,6 +108,16 @@ class MindSporeBackend(Backend):
 
 
 _NUMBERS = count()
+IN_GRAPH = ContextVar("IN_GRAPH", default=False)
+"""Whether operators are being recorded, and so have no values."""
+
+
+def _in_graph(step: Any, tensors: Sequence[Array]) -> Any:
+    before = IN_GRAPH.set(True)
+    try:
+        return step(*tensors)
+    finally:
+        IN_GRAPH.reset(before)
 
 
 def _flatten(tree: Any, leaves: list[Array]) -> Any:

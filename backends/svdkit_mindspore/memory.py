@@ -1,7 +1,7 @@
 """What the CPU kernels hold beside their arguments and results, and the tables that they keep.
 
-Found by watching a process's memory while single kernels ran. MindSpore copies an argument that is a view, of
-another shape or order than its memory has, for as long as the operator runs: this is the largest part.
+MindSpore copies an argument that is a view, of another shape or order than its memory has, for as long as the
+operator runs. Kernels give none (`cpu.reshaped`); the core's own slices and reshapes do.
 """
 
 from __future__ import annotations
@@ -14,29 +14,28 @@ from svdkit.backend import Call
 from . import winograd
 
 VIEWS = frozenset({"to_map", "from_map", "tokens", "from_tokens", "slice"})
-RESHAPED = {"view", "conv2d", "temporal_conv", "linear", "layer_norm", "attention", "temporal_attention", "upsample"}
-"""Kernels whose result is a view, of memory of its own: their last act is a reshape."""
 
 
 def scratch(call: Call, patch_elements: int, tile_elements: int, score_elements: int) -> list[int]:
     """Elements of each buffer of a kernel; the others bound the blocks of patches, tiles and attention scores."""
     size, out = prod(call.inputs[0]), prod(call.output)
-    copies = [prod(shape) * (made in RESHAPED) for shape, made in zip(call.inputs, call.origins, strict=True)]
+    copies = [prod(shape) * (made == "view") for shape, made in zip(call.inputs, call.origins, strict=True)]
     match call.kernel:
         case "conv2d" if m := _tile(call):
             wide = max(call.weight[:2])
             tiles = call.output[0] * prod(-(-n // m) for n in call.output[2:])
-            block = min(tiles, max(1, tile_elements // ((m + 2) ** 2 * wide))) * (m + 2) ** 2 * wide
+            per_block = max(1, tile_elements // ((m + 2) ** 2 * wide))
+            block = min(tiles, per_block) * (m + 2) ** 2 * wide
             results = tiles * m * m * call.weight[0]
-            # A copy of the rows, the rows with a zero row; tiles before and after, and a copy as they are reshaped.
-            return [size, size, block, block, block, results]
+            # The rows with a zero row; tiles; results, tile by tile; tiles of the next piece, or results put together.
+            return [*copies, size, block, results, max(block, results * (tiles > per_block))]
         case "conv2d" | "temporal_conv" if prod(call.weight[2:]) > 1:
             patches = prod(call.weight[1:]) * out // call.weight[0]
             block = min(patches, patch_elements)
-            # A copy of the rows, the rows with a zero row; patches and, as they are reshaped, a copy of them; pieces.
-            return [size, size, block, block, *([out] if patches > block else [])]
+            # The rows with a zero row; patches; their product before the bias is added; pieces.
+            return [*copies, size, block, out, *([out] if patches > block else [])]
         case "conv2d" | "linear":
-            return [size, out]
+            return [*copies, out]
         case "attention" | "temporal_attention":
             frames, heads = call.options.get("frames", 1), call.options["heads"]
             keys = frames if frames > 1 else call.inputs[1][1]
@@ -45,17 +44,15 @@ def scratch(call: Call, patch_elements: int, tile_elements: int, score_elements:
             pieces = [out] if scores > block else []
             return [*map(prod, call.inputs), size, block, block, *pieces]
         case "group_norm":
-            return [out] * (4 if call.options["silu"] else 3)
+            return [*copies, out, out]
         case "add_rows":
-            return [*copies[:1], out, out]
+            return [*copies[:1], out]
         case "mix":
             return [*copies, out]
         case "gelu":
-            return [*copies, out, out, out]
+            return [*copies, out, out, out, out]
         case "silu" | "quick_gelu":
             return [*copies, out]
-        case "layer_norm" | "upsample":
-            return [size]
     return copies
 
 
