@@ -12,7 +12,7 @@ demo: $(STAMP)
 	$(BIN)/svdkit demo -o svdkit-demo.mp4
 
 test: $(DEV_STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(DEV_STAMP)
 	$(BIN)/ruff check .
