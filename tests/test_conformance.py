@@ -62,7 +62,7 @@ def solver(spec: str, **attributes) -> None:
 
 for spec, case in ep.DETERMINISTIC.items():
     solver(spec, order=case.order, sigma_max=case.sigma_max)
-for spec in ep.STOCHASTIC.keys() - {"lcm"}:
+for spec in sorted(ep.STOCHASTIC.keys() - {"lcm"}):
     solver(spec, stochastic=True)
 # A consistency model's answer is the end of the trajectory.
 solver("lcm", stochastic=True, denoise=lambda self, x, sigma: self.problem.solution(x, sigma, 0.0))
