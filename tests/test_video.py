@@ -330,7 +330,7 @@ def test_interrupt_stops_ffmpeg_and_leaves_nothing(tmp_path: Path) -> None:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         _, words = process.communicate(timeout=20)
-    assert process.returncode != 0
+    assert process.returncode != 0, words
     assert words.strip().endswith("KeyboardInterrupt")
     assert left(tmp_path) == set()
     time.sleep(0.2)  # an encoder that had been left running would write its file again
