@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("GLOG_v", "3")  # MindSpore's warnings
-if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the processes share the processors, which is before frameworks begin
-    shares = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // shares)))
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # set before frameworks are imported
+    workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """What the CPU kernels hold beside their arguments and results, and the tables that they keep.
 
 MindSpore copies an argument that is a view, of another shape or order than its memory has, for as long as the
-operator runs. Kernels give none (`cpu.reshaped`); the core's own slices and reshapes do.
+operator runs. Of kernels only `to_map` and `from_map` give one (`cpu.reshaped`); the core's slices and reshapes do.
 """
 
 from __future__ import annotations
