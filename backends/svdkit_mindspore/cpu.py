@@ -1,10 +1,9 @@
 """MindSpore on a CPU, where only some operators are fast; times below are for 5.9 M elements on two cores.
 
-Maps are `(N, H, W, C)`, so tokens are the same memory. Convolutions are Winograd's where that pays, and else products of
-gathered patches with the weights, since the stock `conv2d` is a reference loop here (44 s where patches take 0.15 s).
-Broadcasting and strided copies
-take 20 ms where `BiasAdd`, same-shape arithmetic and gathering whole rows take 2: rows are therefore spread,
-shuffled and padded by gathering them with index tables, which are made once for each shape.
+Maps are `(N, H, W, C)`, so tokens are the same memory. Convolutions are Winograd's where that pays, and else products
+of gathered patches with the weights, since the stock `conv2d` is a reference loop here (44 s where patches take 0.15).
+Broadcasting and strided copies take 20 ms where `BiasAdd`, same-shape arithmetic and gathering whole rows take 2: rows
+are therefore spread, shuffled and padded by gathering them with index tables, which are made once for each shape.
 """
 
 from __future__ import annotations
