@@ -61,6 +61,8 @@ CALL = {
 }
 ORDER = 3e-6
 """The same sums, of pieces of another size and so in another order: 4e-7 measured, and mostly 0."""
+GRAPH = 2e-5
+"""GELU and norms by operators of MindSpore instead of NumPy's, in two steps: 6e-6 measured, of pixels from 0 to 1."""
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +176,7 @@ def test_a_compiled_pipeline_makes_the_same_frames(
     compiled = load(folder, compile=True)
     for seed in (0, 1):
         expected = pipeline(picture(seed), **CALL, generator=seed)
-        np.testing.assert_allclose(compiled(picture(seed), **CALL, generator=seed), expected, atol=ORDER)
+        np.testing.assert_allclose(compiled(picture(seed), **CALL, generator=seed), expected, atol=GRAPH)
     assert len(graphs) == 2, "the step and the decoder, once each"
 
 

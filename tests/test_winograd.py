@@ -1,4 +1,4 @@
-"""Winograd's convolution on MindSpore's CPU: its matrices, its numbers, and when it is used."""
+"""Winograd's convolutions on MindSpore's CPU: their matrices, their numbers, and when they are used."""
 
 from __future__ import annotations
 
@@ -58,6 +58,30 @@ def test_numbers(m: int, shape: tuple[int, int, int], blocks: int, monkeypatch: 
         assert relative_error(y, convolve(x, weight, 0 if b is None else b)) < ROUNDING
 
 
+def convolve_in_time(x: Host, weight: Host, bias: Host, frames: int) -> Host:
+    """A convolution over the frames of each video of `(N, C, H, W)`, in float64."""
+    videos = x.astype(np.float64).reshape(-1, frames, *x.shape[1:])
+    padded = np.pad(videos, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
+    taps = weight.astype(np.float64)[..., 0, 0]
+    total = sum(np.einsum("vfihw,oi->vfohw", padded[:, j : j + frames], taps[:, :, j]) for j in range(3))
+    return np.asarray(total).reshape(len(x), -1, *x.shape[2:]) + bias.reshape(1, -1, 1, 1)
+
+
+@pytest.mark.parametrize("m", [2, 4])
+@pytest.mark.parametrize(("videos", "frames"), [(1, 1), (3, 1), (2, 2), (1, 3), (2, 4), (5, 5), (3, 14)])
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_numbers_in_time(m: int, videos: int, frames: int, blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((videos * frames, 64, 3, 5), np.float32) + 3
+    weight = rng.standard_normal((72, 64, 3, 1, 1), np.float32) / 14
+    bias = rng.standard_normal(72, np.float32)
+    if blocks > 1:  # of 7, 7 and 1 positions, where tiles are as many as those of one video of up to m frames
+        monkeypatch.setattr(cpu, "TILE_ELEMENTS", 7 * (m + 2) * 72)
+    k = create("cpu", "float32")
+    y = k.numpy(k.from_map(k._winograd_in_time(weight, bias, m)(k.to_map(k.array(x)), frames)))
+    assert relative_error(y, convolve_in_time(x, weight, bias, frames)) < ROUNDING
+
+
 @pytest.mark.parametrize(
     ("weight", "options", "m"),
     [
@@ -88,4 +112,6 @@ def test_weights_are_planned_as_large_as_they_are() -> None:
     k = create("cpu", "float32")
     for shape, m in (((64, 96, 3, 3), 4), ((1280, 64, 3, 3), 2)):
         assert winograd.transform_weights(np.zeros(shape, np.float32), m).size == k.held("conv2d", shape)
+    for shape, m in (((64, 96, 3, 1, 1), 4), ((1280, 64, 3, 1, 1), 2)):
+        assert winograd.transform_weights(np.zeros(shape, np.float32), m).size == k.held("temporal_conv", shape)
     assert k.held("linear", (64, 96)) == 64 * 96

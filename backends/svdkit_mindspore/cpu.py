@@ -2,14 +2,16 @@
 
 Maps are `(N, H, W, C)`, so tokens are the same memory. Convolutions are Winograd's where that pays, and else products
 of gathered patches with the weights, since the stock `conv2d` is a reference loop here (44 s where patches take 0.15).
-Broadcasting and strided copies take 20 ms where `BiasAdd`, same-shape arithmetic and gathering whole rows take 2: rows
-are therefore spread, shuffled and padded by gathering them with index tables, which are made once for each shape.
+Over time they are Winograd's too. Strided copies take 20 ms where gathering whole rows takes 2: rows are therefore
+shuffled and padded by gathering them with index tables, which are made once for each shape. What is done element by
+element NumPy does (`elementwise`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import cache
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -18,7 +20,7 @@ from mindspore import Parameter, ops
 
 from svdkit.backend import Array, Call, Host, Layer, Map, Shape
 
-from . import memory, winograd
+from . import elementwise, memory, traced, winograd
 from .base import IN_GRAPH, MindSporeBackend, constant
 
 PATCH_ELEMENTS = 2**25
@@ -27,18 +29,13 @@ TILE_ELEMENTS = 2**24
 """Numbers in the tiles that Winograd's convolution transforms at a time: 64 MB."""
 SCORE_ELEMENTS = 2**26
 """Attention scores held at a time: 256 MB, and again for their softmax."""
-
-_GELU = (
-    *(3.61130496e-09, -2.66896020e-07, 7.93827032e-06, -1.10480687e-04, -6.62587852e-05, 7.26685656e-02),
-    1.595768432,
-)
-"""Weighted minimax fit of logit(Phi(x)) / x over 0 < x < 5.8, highest power of x^2 first; off by 6e-7 in x * Phi(x)."""
+TOGETHER = 16
+"""Frames up to which several videos share the transforms over time, whose matrices grow with the square of them."""
 
 _matmul = ops.MatMul()
 _matmul_t = ops.MatMul(transpose_b=True)
 _bmm = ops.BatchMatMul()
 _bmm_t = ops.BatchMatMul(transpose_b=True)
-_bias_add = ops.BiasAdd()
 _softmax = ops.Softmax(-1)
 
 
@@ -53,10 +50,19 @@ def reshaped(x: Array, *shape: int) -> Array:
 
 
 def _part(x: Array, start: int, count: int, axis: int = 0) -> Array:
-    """So many rows along an axis; the array itself where those are all, since a slice is a view too."""
+    """So many rows along the first or second axis; a slice would be a view, even of the whole array."""
     if count >= x.shape[axis]:
         return x
-    return x[:, start : start + count] if axis else x[start : start + count]
+    if IN_GRAPH.get():
+        return x[:, start : start + count] if axis else x[start : start + count]
+    if axis:
+        return elementwise.part(x, start, count)
+    return ms.Tensor.from_numpy(x.asnumpy()[start : start + count])
+
+
+def _each() -> Any:
+    """The module of what is done element by element."""
+    return traced if IN_GRAPH.get() else elementwise
 
 
 class MindSporeCPU(MindSporeBackend):
@@ -76,11 +82,14 @@ class MindSporeCPU(MindSporeBackend):
         ms.runtime.launch_blocking()
 
     def scratch(self, call: Call) -> Sequence[int]:
-        return [call.itemsize * n for n in memory.scratch(call, PATCH_ELEMENTS, TILE_ELEMENTS, SCORE_ELEMENTS)]
+        return [
+            call.itemsize * n for n in memory.scratch(call, PATCH_ELEMENTS, TILE_ELEMENTS, SCORE_ELEMENTS, TOGETHER)
+        ]
 
     def held(self, kernel: str, weight: Shape, stride: int = 1) -> int:
-        m = winograd.tile(weight, stride) if kernel == "conv2d" else 0
-        return (m + 2) ** 2 * weight[0] * weight[1] if m else super().held(kernel, weight)
+        m = winograd.tile(weight, stride)
+        taps = (m + 2) ** (2 if kernel == "conv2d" else 1)
+        return taps * weight[0] * weight[1] if m else super().held(kernel, weight)
 
     def kept(self, call: Call) -> Iterable[tuple[Hashable, int]]:
         return memory.tables(call)
@@ -144,11 +153,8 @@ class MindSporeCPU(MindSporeBackend):
             step = max(1, TILE_ELEMENTS // (taps * max(channels, out)))
             pieces = []
             for start in range(0, table.shape[1], step):
-                part = _part(table, start, step, 1)
-                count = part.shape[1]
-                tiles = _matmul(forth, reshaped(ops.gather(rows, part, 0), taps, count * channels))
-                tiles = _bmm_t(reshaped(tiles, taps, count, channels), factors)
-                pieces.append(reshaped(_matmul(back, reshaped(tiles, taps, count * out)), m * m, count, out))
+                tiles = reshaped(ops.gather(rows, _part(table, start, step, 1), 0), taps, -1)
+                pieces.append(reshaped(_tile_products(forth, tiles, factors, back), m * m, -1, out))
             return self.concat(pieces, 1)
 
         def apply(x: Map) -> Map:
@@ -157,12 +163,14 @@ class MindSporeCPU(MindSporeBackend):
             outputs = _table(lambda: winograd.untiles(n, h, w, m), "untiles", n, h, w, m)
             y = products(ops.concat((reshaped(x, -1, channels), ops.zeros((1, channels), x.dtype)), 0), inputs)
             y = ops.gather(reshaped(y, -1, out), outputs, 0)
-            return reshaped(_bias_add(y, offset), n, h, w, out)
+            return reshaped(_each().add_bias(y, offset), n, h, w, out)
 
         return apply
 
     def temporal_conv(self, weight: Host, bias: Host) -> Layer:
         out, channels, kernel = weight.shape[:3]
+        if m := winograd.tile(weight.shape):
+            return self._winograd_in_time(weight, bias, m)
         matrix = constant(weight[..., 0, 0].transpose(0, 2, 1).reshape(out, -1), self.dtype)
         offset = constant(bias, self.dtype)
 
@@ -171,6 +179,36 @@ class MindSporeCPU(MindSporeBackend):
             table = _table(lambda: _frame_patches(frames, h * w, kernel), "frames", frames, h * w, kernel)
             rows = reshaped(x, n // frames, frames * h * w, channels)
             return reshaped(self._patch_product(rows, table, kernel, matrix, offset), n, h, w, out)
+
+        return apply
+
+    def _winograd_in_time(self, weight: Host, bias: Host, m: int) -> Layer:
+        """A convolution over time in tiles of m frames. Transforms are products along frames; nothing is gathered."""
+        out, channels = weight.shape[:2]
+        factors = constant(winograd.transform_weights(weight, m), self.dtype)
+        offset = constant(bias, self.dtype)
+
+        def products(rows: Array, frames: int) -> Array:
+            """Of the frames of some videos, `(F, P, C)`, without the bias: `(F, P, O)`."""
+            count, positions, _ = rows.shape
+            forth, back = _time_matrices(count // frames, frames, m)
+            step = max(1, TILE_ELEMENTS // (forth.shape[0] * max(channels, out)))
+            pieces = []
+            for start in range(0, positions, step):
+                tiles = reshaped(_part(rows, start, step, 1), count, -1)
+                pieces.append(reshaped(_tile_products(forth, tiles, factors, back), count, -1, out))
+            return self.concat(pieces, 1)
+
+        def apply(x: Map, frames: int) -> Map:
+            n, h, w, _ = x.shape
+            if frames == 1:  # zeros on either side: the middle tap is all that counts
+                forth, back = _time_matrices(1, 1, m)
+                matrix = _matmul(back * reshaped(forth, 1, m + 2), reshaped(factors, m + 2, -1))
+                y = _matmul_t(reshaped(x, -1, channels), reshaped(matrix, out, channels))
+                return reshaped(_each().add_bias(y, offset), n, h, w, out)
+            rows, together = reshaped(x, n, h * w, channels), frames * max(1, TOGETHER // frames)
+            y = self.concat([products(_part(rows, i, together), frames) for i in range(0, n, together)], 0)
+            return reshaped(_each().add_bias(reshaped(y, -1, out), offset), n, h, w, out)
 
         return apply
 
@@ -186,59 +224,49 @@ class MindSporeCPU(MindSporeBackend):
         for start in range(0, table.shape[0], step):
             part = _part(table, start, step)
             patches = reshaped(ops.gather(rows, part, 1), -1, taps * channels)
-            pieces.append(reshaped(_bias_add(_matmul_t(patches, matrix), offset), groups, -1, matrix.shape[0]))
+            pieces.append(reshaped(_each().add_bias(_matmul_t(patches, matrix), offset), groups, -1, matrix.shape[0]))
         return self.concat(pieces, 1)
 
     def linear(self, weight: Host, bias: Host | None) -> Layer:
-        # `ops.dense` takes 250 ms where the product and `BiasAdd` take 80.
+        # `ops.dense` takes 250 ms where the product takes 74.
         matrix = constant(weight, self.dtype)
         offset = None if bias is None else constant(bias, self.dtype)
 
         def apply(x: Array) -> Array:
             y = _matmul_t(reshaped(x, -1, x.shape[-1]), matrix)
             if offset is not None:
-                y = _bias_add(y, offset)
+                y = _each().add_bias(y, offset)
             return reshaped(y, *x.shape[:-1], matrix.shape[0])
 
         return apply
 
+    def geglu(self, weight: Host, bias: Host) -> Layer:
+        # Two products: the halves of one would not be contiguous.
+        half = weight.shape[0] // 2
+        value, gate, b, c = (constant(w, self.dtype) for x in (weight, bias) for w in (x[:half], x[half:]))
+
+        def apply(x: Array) -> Array:
+            rows = reshaped(x, -1, x.shape[-1])
+            y = _each().geglu(_matmul_t(rows, value), b, _matmul_t(rows, gate), c)
+            return reshaped(y, *x.shape[:-1], half)
+
+        return apply
+
     def group_norm(self, weight: Host, bias: Host, groups: int, eps: float, silu: bool) -> Layer:
-        channels = weight.shape[0]
-        # Products with ones sum over positions, one with this averages over a group: 1 ms, `mean` takes 23.
-        average = _average(channels, groups)
         scale, shift = constant(weight, self.dtype), constant(bias, self.dtype)
 
         def apply(x: Map, frames: int = 1) -> Map:
-            videos = x.shape[0] // frames
-            rows = reshaped(x, videos, -1, channels)
-
-            def mean(rows: Array) -> Array:
-                count = rows.shape[1]
-                sums = reshaped(_bmm(ops.ones((videos, 1, count), x.dtype), rows), videos, channels)
-                return _matmul(sums * (1 / count), average)
-
-            # Centred first: the difference of two large sums would lose the digits of the variance.
-            rows = rows - self._spread(mean(rows), rows.shape[1])
-            gain = ops.rsqrt(mean(rows * rows) + eps) * scale
-            rows = rows * self._spread(gain, rows.shape[1])
-            y = reshaped(_bias_add(reshaped(rows, -1, channels), shift), *x.shape)
-            return ops.silu(y) if silu else y
+            rows = reshaped(x, x.shape[0] // frames, -1, x.shape[-1])
+            return reshaped(_each().group_norm(rows, scale, shift, groups, eps, silu), *x.shape)
 
         return apply
 
     def layer_norm(self, weight: Host, bias: Host, eps: float) -> Layer:
         scale, shift = constant(weight, self.dtype), constant(bias, self.dtype)
-        norm = ops.LayerNorm(begin_norm_axis=1, begin_params_axis=1, epsilon=eps)
-        return lambda x: reshaped(norm(reshaped(x, -1, x.shape[-1]), scale, shift)[0], *x.shape)
+        return lambda x: reshaped(_each().layer_norm(reshaped(x, -1, x.shape[-1]), scale, shift, eps), *x.shape)
 
     def gelu(self, x: Array) -> Array:
-        # Phi(x) = sigmoid(x * p(x^2)), with p fitted below what float32 resolves: half the time of the stock `erf`.
-        # `tanh` would be faster still, but it is wrong by 1e-4 here where it levels off.
-        square = x * x
-        p = square * _GELU[0] + _GELU[1]
-        for coefficient in _GELU[2:]:
-            p = p * square + coefficient
-        return x * ops.sigmoid(x * p)
+        return reshaped(_each().gelu(reshaped(x, -1, x.shape[-1])), *x.shape)
 
     def attention(self, q: Array, k: Array, v: Array, heads: int) -> Array:
         return self._attention(q, k, v, 1, heads)
@@ -249,13 +277,7 @@ class MindSporeCPU(MindSporeBackend):
         return self._attention(q, k, v, frames, heads)
 
     def add_rows(self, x: Array | Map, rows: Array) -> Array | Map:
-        return x + reshaped(self._spread(rows, int(np.prod(x.shape[:-1])) // rows.shape[0]), *x.shape)
-
-    def _spread(self, rows: Array, times: int) -> Array:
-        """`(R, C)` to `(R, times, C)`: gathered, since broadcasting takes ten times as long."""
-        count, channels = rows.shape
-        table = _table(lambda: np.repeat(np.arange(count), times), "spread", count, times)
-        return reshaped(ops.gather(rows, table, 0), count, times, channels)
+        return reshaped(_each().add_rows(reshaped(x, rows.shape[0], -1, rows.shape[1]), rows), *x.shape)
 
     def _attention(self, q: Array, k: Array, v: Array, frames: int, heads: int) -> Array:
         """Attention along positions, or, with frames, along the frames at each position.
@@ -290,6 +312,14 @@ class MindSporeCPU(MindSporeBackend):
         return reshaped(ops.gather(reshaped(y, -1, rows * heads, y.shape[2]), table, 1), *shape)
 
 
+def _tile_products(forth: Array, tiles: Array, factors: Array, back: Array) -> Array:
+    """Winograd's convolution of tiles, each column a number that is transformed along rows; factors `(taps, O, I)`."""
+    taps, _, channels = factors.shape
+    y = _matmul(forth, tiles)
+    y = _bmm_t(reshaped(y, taps, -1, channels), factors)
+    return _matmul(back, reshaped(y, back.shape[1], -1))
+
+
 _TABLES: dict[tuple[object, ...], Parameter] = {}
 
 
@@ -301,9 +331,9 @@ def _table(make: Callable[[], npt.NDArray[np.int64]], *key: object) -> Parameter
 
 
 @cache
-def _average(channels: int, groups: int) -> Parameter:
-    """What averages over groups of channels; shared by all norms, since it may be larger than a layer's weights."""
-    return constant(np.kron(np.eye(groups), np.full((channels // groups,) * 2, groups / channels)), "float32")
+def _time_matrices(videos: int, frames: int, m: int) -> tuple[Parameter, Parameter]:
+    forth, back = winograd.time_matrices(videos, frames, m)
+    return constant(forth, "float32"), constant(back, "float32")
 
 
 def _nearest(h: int, w: int, height: int, width: int) -> npt.NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 MindSpore copies an argument that is a view, of another shape or order than its memory has, for as long as the
 operator runs. Of kernels only `to_map` and `from_map` give one (`cpu.reshaped`); the core's slices and reshapes do.
+What is done element by element takes no array but its result.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from . import winograd
 VIEWS = frozenset({"to_map", "from_map", "tokens", "from_tokens", "slice"})
 
 
-def scratch(call: Call, patch_elements: int, tile_elements: int, score_elements: int) -> list[int]:
-    """Elements of each buffer of a kernel; the others bound the blocks of patches, tiles and attention scores."""
+def scratch(call: Call, patch_elements: int, tile_elements: int, score_elements: int, together: int) -> list[int]:
+    """Elements of each buffer of a kernel; the others bound blocks of patches, tiles and scores, and joined frames."""
     size, out = prod(call.inputs[0]), prod(call.output)
     copies = [prod(shape) * (made == "view") for shape, made in zip(call.inputs, call.origins, strict=True)]
     match call.kernel:
@@ -29,12 +30,21 @@ def scratch(call: Call, patch_elements: int, tile_elements: int, score_elements:
             results = tiles * m * m * call.weight[0]
             # The rows with a zero row; tiles; results, tile by tile; tiles of the next piece, or results put together.
             return [*copies, size, block, results, max(block, results * (tiles > per_block))]
+        case "temporal_conv" if m := winograd.tile(call.weight):
+            frames = call.options["frames"]
+            rows = -(-frames // m) * (m + 2) * max(1, together // frames)
+            wide, positions = max(call.weight[:2]), prod(call.output[2:])
+            per_block = min(positions, max(1, tile_elements // (rows * wide)))
+            chunked = per_block < positions
+            piece = size // positions * per_block if chunked else 0
+            # A piece of the frames; tiles and their products; pieces.
+            return [*copies, piece, rows * per_block * wide, rows * per_block * wide, out * chunked]
         case "conv2d" | "temporal_conv" if prod(call.weight[2:]) > 1:
             patches = prod(call.weight[1:]) * out // call.weight[0]
             block = min(patches, patch_elements)
-            # The rows with a zero row; patches; their product before the bias is added; pieces.
-            return [*copies, size, block, out, *([out] if patches > block else [])]
-        case "conv2d" | "linear":
+            # The rows with a zero row; patches; pieces.
+            return [*copies, size, block, *([out] if patches > block else [])]
+        case "geglu":
             return [*copies, out]
         case "attention" | "temporal_attention":
             frames, heads = call.options.get("frames", 1), call.options["heads"]
@@ -43,22 +53,16 @@ def scratch(call: Call, patch_elements: int, tile_elements: int, score_elements:
             block = min(scores, score_elements)
             pieces = [out] if scores > block else []
             return [*map(prod, call.inputs), size, block, block, *pieces]
-        case "group_norm":
-            return [*copies, out, out]
         case "add_rows":
-            return [*copies[:1], out]
-        case "mix":
-            return [*copies, out]
-        case "gelu":
-            return [*copies, out, out, out, out]
-        case "silu" | "quick_gelu":
+            return copies[:1]
+        case "mix" | "silu" | "quick_gelu":
             return [*copies, out]
     return copies
 
 
 def tables(call: Call) -> Iterator[tuple[Hashable, int]]:
     """Tables, of four bytes an entry, each kept for as long as the process lives."""
-    shape, positions = call.inputs[0], prod(call.output) // max(1, call.weight[0] if call.weight else 1)
+    shape = call.inputs[0]
     match call.kernel:
         case "conv2d" if m := _tile(call):
             tiles = call.output[0] * prod(-(-n // m) for n in call.output[2:])
@@ -67,15 +71,9 @@ def tables(call: Call) -> Iterator[tuple[Hashable, int]]:
         case "conv2d" if call.weight[2] > 1:
             entries = prod(call.output[2:]) * call.weight[2] ** 2
             yield ("patches", shape[2:], call.weight[2], tuple(call.options.items())), 4 * entries
-        case "temporal_conv":
+        case "temporal_conv" if not winograd.tile(call.weight):
             frames = call.options["frames"]
             yield ("frames", frames, shape[2:]), 4 * frames * prod(shape[2:]) * call.weight[2]
-        case "group_norm":
-            yield ("spread", shape[0] // call.options["frames"], positions), 4 * positions
-            yield ("average", call.weight[0]), 4 * call.weight[0] ** 2
-        case "add_rows":
-            positions = prod(call.output) // call.inputs[1][1]
-            yield ("spread", call.inputs[1][0], positions), 4 * positions
         case "upsample":
             yield ("upsample", shape[2:], call.output[2:]), 4 * prod(call.output[2:])
         case "attention" | "temporal_attention":

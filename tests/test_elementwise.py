@@ -1,0 +1,135 @@
+"""What NumPy does in MindSpore's memory: its numbers, its threads, and what it leaves alone."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from reference import relative_error
+
+from svdkit.backend import Host
+
+ms = pytest.importorskip("mindspore")
+
+from svdkit_mindspore import elementwise, threads, traced  # noqa: E402
+from svdkit_mindspore.backend import create  # noqa: E402
+
+ROUNDING = 3e-7
+"""5e-8 to 1e-7 measured, in either way."""
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((3, 50, 64)) * 2 + 5  # of a mean that is larger than the spread
+SCALE, SHIFT, ROWS = RNG.standard_normal(64), RNG.standard_normal(64), RNG.standard_normal((3, 64))
+
+
+def gelu(x: Host) -> Host:
+    return x * np.vectorize(lambda v: 0.5 * math.erfc(-v / math.sqrt(2)))(x)
+
+
+def normalised(x: Host, axes: tuple[int, ...]) -> Host:
+    centred = x - x.mean(axes, keepdims=True)
+    return np.asarray(centred / np.sqrt((centred**2).mean(axes, keepdims=True) + 1e-5))
+
+
+def group_norm(x: Host) -> Host:
+    y = normalised(x.reshape(3, 50, 8, 8), (1, 3)).reshape(x.shape) * SCALE + SHIFT
+    return np.asarray(y / (1 + np.exp(-y)))
+
+
+CASES: dict[str, tuple[Callable[..., Any], tuple[Host, ...], Host]] = {
+    "add_bias": (lambda k, x, b: k.add_bias(x, b), (X[0], SHIFT), X[0] + SHIFT),
+    "add_rows": (lambda k, x, r: k.add_rows(x, r), (X, ROWS), X + ROWS[:, None]),
+    "gelu": (lambda k, x: k.gelu(x), (X[0] - 5,), gelu(X[0] - 5)),
+    "geglu": (
+        lambda k, *args: k.geglu(*args),
+        (X[0], SCALE, X[1] - 5, SHIFT),
+        (X[0] + SCALE) * gelu(X[1] - 5 + SHIFT),
+    ),
+    "group_norm": (lambda k, x, w, b: k.group_norm(x, w, b, 8, 1e-5, True), (X, SCALE, SHIFT), group_norm(X)),
+    "layer_norm": (
+        lambda k, x, w, b: k.layer_norm(x, w, b, 1e-5),
+        (X[0], SCALE, SHIFT),
+        normalised(X[0], (1,)) * SCALE + SHIFT,
+    ),
+}
+
+
+@pytest.mark.parametrize("module", [elementwise, traced])
+@pytest.mark.parametrize("piece", [1, 7 * 64, 2**17])
+@pytest.mark.parametrize("name", CASES)
+def test_numbers(name: str, piece: int, module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elementwise, "PIECE", piece)
+    function, args, expected = CASES[name]
+    k = create("cpu", "float32")
+    assert relative_error(function(module, *(k.array(x) for x in args)).asnumpy(), expected) < ROUNDING
+
+
+def test_gelu_far_out() -> None:
+    x = np.array([[-np.inf, -3e38, -1e10, -20, -6, 0, 6, 20, 1e10, 3e38, np.inf, np.nan]], np.float32)
+    y = elementwise.gelu(create("cpu", "float32").array(x)).asnumpy()[0]
+    assert np.isnan(y[0]), "0 times infinity, as in torch"
+    assert abs(y[1:5]).max() < 1e-8
+    np.testing.assert_array_equal(y[5:6], 0)
+    np.testing.assert_allclose(y[6:11], x[0, 6:11], rtol=1e-7)
+    assert np.isnan(y[11])
+
+
+def test_arguments_are_left_alone() -> None:
+    """But for those whose memory is said to be used."""
+    k = create("cpu", "float32")
+    for name in ("add_rows", "gelu", "group_norm", "layer_norm"):
+        function, args, _ = CASES[name]
+        tensors = [k.array(x) for x in args]
+        function(elementwise, *tensors)
+        for tensor, x in zip(tensors, args, strict=True):
+            np.testing.assert_array_equal(tensor.asnumpy(), x.astype(np.float32))
+
+
+def test_an_error_in_a_piece_is_raised() -> None:
+    def fail(i: int) -> None:
+        raise ValueError(f"piece {i}")
+
+    with pytest.raises(ValueError, match="piece 0"):
+        threads.share(fail, [(0,), (1,)])
+
+
+WORKERS = """
+import os
+from pathlib import Path
+from svdkit_mindspore.backend import create
+import numpy as np
+k = create("cpu", "float32")
+before = os.sched_getaffinity(0)
+layer = k.linear(np.ones((64, 64), np.float32), np.ones(64, np.float32))
+k.numpy(layer(k.array(np.ones((9000, 64)))))
+names = {int(t.name): (t / "comm").read_text().strip() for t in Path("/proc/self/task").glob("*")}
+computing = [t for t, name in names.items() if name.startswith(("ActorThread_", "KernelThread_"))]
+print([sorted(os.sched_getaffinity(t)) for t in computing])
+print([sorted(os.sched_getaffinity(t)) for t, name in names.items() if name.startswith("svdkit")])
+assert os.sched_getaffinity(0) == before, "the thread that asks, and what it starts, may run anywhere"
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system has no affinities")
+def test_threads_that_compute_keep_to_a_processor_each() -> None:
+    processors = sorted(os.sched_getaffinity(0))[:2]
+    if len(processors) < 2:
+        pytest.skip("one processor")
+
+    def run(environment: dict[str, str]) -> list[list[list[int]]]:
+        code = f"import os; os.sched_setaffinity(0, {processors})\n{WORKERS}"
+        result = subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, check=True
+        )
+        return [eval(line) for line in result.stdout.splitlines() if line.startswith("[")]
+
+    workers, ours = run({"OMP_NUM_THREADS": "2"})
+    assert sorted(workers) == [[p] for p in processors]
+    assert len(ours) == 2 or sorted(ours) == [[p] for p in processors][: len(ours)]
+    _, ours = run({"OMP_NUM_THREADS": "1"})
+    assert ours == []
