@@ -60,7 +60,7 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Host, ...], Host]] = {
 
 
 @pytest.mark.parametrize("module", [elementwise, traced])
-@pytest.mark.parametrize("piece", [1, 7 * 64, 2**17])
+@pytest.mark.parametrize("piece", [1, 7 * 64, 2**18])
 @pytest.mark.parametrize("name", CASES)
 def test_numbers(name: str, piece: int, module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(elementwise, "PIECE", piece)
