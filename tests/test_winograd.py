@@ -10,7 +10,8 @@ from svdkit.backend import Host
 
 pytest.importorskip("mindspore")
 
-from svdkit_mindspore import cpu, winograd
+from svdkit import winograd
+from svdkit_mindspore import cpu
 from svdkit_mindspore.backend import create
 
 ROUNDING = 3e-6

@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 from mindspore import Parameter, ops
 
+from svdkit import winograd
 from svdkit.backend import Array, Call, Host, Layer, Map, Shape
 
-from . import elementwise, memory, traced, winograd
+from . import elementwise, memory, tables, traced
 from .base import IN_GRAPH, MindSporeBackend, constant
 
 PATCH_ELEMENTS = 2**25
@@ -29,6 +30,8 @@ TILE_ELEMENTS = 2**24
 """Numbers in the tiles that Winograd's convolution transforms at a time: 64 MB."""
 SCORE_ELEMENTS = 2**26
 """Attention scores held at a time: 256 MB, and again for their softmax."""
+WINOGRAD_CHANNELS = 64
+"""From how many on convolutions are Winograd's; patches are the alternative."""
 TOGETHER = 16
 """Frames up to which several videos share the transforms over time, whose matrices grow with the square of them."""
 
@@ -82,17 +85,15 @@ class MindSporeCPU(MindSporeBackend):
         ms.runtime.launch_blocking()
 
     def scratch(self, call: Call) -> Sequence[int]:
-        return [
-            call.itemsize * n for n in memory.scratch(call, PATCH_ELEMENTS, TILE_ELEMENTS, SCORE_ELEMENTS, TOGETHER)
-        ]
+        bounds = WINOGRAD_CHANNELS, PATCH_ELEMENTS, TILE_ELEMENTS, SCORE_ELEMENTS, TOGETHER
+        return [call.itemsize * n for n in memory.scratch(call, *bounds)]
 
     def held(self, kernel: str, weight: Shape, stride: int = 1) -> int:
-        m = winograd.tile(weight, stride)
-        taps = (m + 2) ** (2 if kernel == "conv2d" else 1)
-        return taps * weight[0] * weight[1] if m else super().held(kernel, weight)
+        m = winograd.tile(weight, WINOGRAD_CHANNELS, stride)
+        return winograd.transformed_size(weight, m) if m else super().held(kernel, weight)
 
     def kept(self, call: Call) -> Iterable[tuple[Hashable, int]]:
-        return memory.tables(call)
+        return memory.tables(call, WINOGRAD_CHANNELS)
 
     def to_map(self, x: Array) -> Map:
         return x.transpose(0, 2, 3, 1)
@@ -114,14 +115,14 @@ class MindSporeCPU(MindSporeBackend):
 
     def upsample(self, x: Map, height: int, width: int) -> Map:
         n, h, w, channels = x.shape
-        table = _table(lambda: _nearest(h, w, height, width), "upsample", h, w, height, width)
+        table = _table(lambda: tables.nearest(h, w, height, width), "upsample", h, w, height, width)
         return reshaped(ops.gather(reshaped(x, n, h * w, channels), table, 1), n, height, width, channels)
 
     def conv2d(self, weight: Host, bias: Host | None, stride: int = 1, padding: tuple[int, int] = (1, 1)) -> Layer:
         out, channels, kernel, _ = weight.shape
         if kernel == stride == 1 and padding == (0, 0):
             return self.linear(weight[:, :, 0, 0], bias)
-        if padding == (1, 1) and (m := winograd.tile(weight.shape, stride)):
+        if padding == (1, 1) and (m := winograd.tile(weight.shape, WINOGRAD_CHANNELS, stride)):
             return self._winograd(weight, bias, m)
         matrix = constant(weight.transpose(0, 2, 3, 1).reshape(out, -1), self.dtype)
         offset = constant(np.zeros(out) if bias is None else bias, self.dtype)
@@ -131,7 +132,7 @@ class MindSporeCPU(MindSporeBackend):
             n, h, w, _ = x.shape
             height, width = ((size + before + after - kernel) // stride + 1 for size in (h, w))
             table = _table(
-                lambda: _patches(h, w, height, width, kernel, stride, before),
+                lambda: tables.patches(h, w, height, width, kernel, stride, before),
                 *("patches", h, w, kernel, stride, padding),
             )
             y = self._patch_product(reshaped(x, n, h * w, channels), table, kernel**2, matrix, offset)
@@ -159,8 +160,8 @@ class MindSporeCPU(MindSporeBackend):
 
         def apply(x: Map) -> Map:
             n, h, w, _ = x.shape
-            inputs = _table(lambda: winograd.tiles(n, h, w, m), "tiles", n, h, w, m)
-            outputs = _table(lambda: winograd.untiles(n, h, w, m), "untiles", n, h, w, m)
+            inputs = _table(lambda: tables.tiles(n, h, w, m), "tiles", n, h, w, m)
+            outputs = _table(lambda: tables.untiles(n, h, w, m), "untiles", n, h, w, m)
             y = products(ops.concat((reshaped(x, -1, channels), ops.zeros((1, channels), x.dtype)), 0), inputs)
             y = ops.gather(reshaped(y, -1, out), outputs, 0)
             return reshaped(_each().add_bias(y, offset), n, h, w, out)
@@ -169,14 +170,14 @@ class MindSporeCPU(MindSporeBackend):
 
     def temporal_conv(self, weight: Host, bias: Host) -> Layer:
         out, channels, kernel = weight.shape[:3]
-        if m := winograd.tile(weight.shape):
+        if m := winograd.tile(weight.shape, WINOGRAD_CHANNELS):
             return self._winograd_in_time(weight, bias, m)
         matrix = constant(weight[..., 0, 0].transpose(0, 2, 1).reshape(out, -1), self.dtype)
         offset = constant(bias, self.dtype)
 
         def apply(x: Map, frames: int) -> Map:
             n, h, w, _ = x.shape
-            table = _table(lambda: _frame_patches(frames, h * w, kernel), "frames", frames, h * w, kernel)
+            table = _table(lambda: tables.frame_patches(frames, h * w, kernel), "frames", frames, h * w, kernel)
             rows = reshaped(x, n // frames, frames * h * w, channels)
             return reshaped(self._patch_product(rows, table, kernel, matrix, offset), n, h, w, out)
 
@@ -290,7 +291,7 @@ class MindSporeCPU(MindSporeBackend):
 
         def split(x: Array) -> Array:
             n, rows, channels = x.shape
-            table = _table(lambda: _split(rows, frames, heads), "split", rows, frames, heads)
+            table = _table(lambda: tables.split(rows, frames, heads), "split", rows, frames, heads)
             length = frames if frames > 1 else rows
             heads_apart = ops.gather(reshaped(x, n, rows * heads, -1), table, 1)
             return reshaped(heads_apart, -1, length, channels // heads)
@@ -308,7 +309,7 @@ class MindSporeCPU(MindSporeBackend):
             pieces.append(self.concat(blocks, 1))
         y = self.concat(pieces, 0)
         rows = shape[1] * frames if frames > 1 else shape[1]
-        table = _table(lambda: np.argsort(_split(rows, frames, heads)), "merge", rows, frames, heads)
+        table = _table(lambda: np.argsort(tables.split(rows, frames, heads)), "merge", rows, frames, heads)
         return reshaped(ops.gather(reshaped(y, -1, rows * heads, y.shape[2]), table, 1), *shape)
 
 
@@ -334,33 +335,3 @@ def _table(make: Callable[[], npt.NDArray[np.int64]], *key: object) -> Parameter
 def _time_matrices(videos: int, frames: int, m: int) -> tuple[Parameter, Parameter]:
     forth, back = winograd.time_matrices(videos, frames, m)
     return constant(forth, "float32"), constant(back, "float32")
-
-
-def _nearest(h: int, w: int, height: int, width: int) -> npt.NDArray[np.int64]:
-    rows, columns = np.arange(height) * h // height, np.arange(width) * w // width
-    return (rows[:, None] * w + columns).ravel()
-
-
-def _patches(h: int, w: int, height: int, width: int, kernel: int, stride: int, before: int) -> npt.NDArray[np.int64]:
-    """For each output position, the input rows that its patch covers; `h * w` is outside."""
-    taps = np.arange(kernel) - before
-    y = (np.arange(height) * stride)[:, None, None, None] + taps[:, None]
-    x = (np.arange(width) * stride)[:, None, None] + taps
-    inside = (y >= 0) & (y < h) & (x >= 0) & (x < w)
-    return np.where(inside, y * w + x, h * w).ravel()
-
-
-def _frame_patches(frames: int, positions: int, kernel: int) -> npt.NDArray[np.int64]:
-    """For each frame and position, the same position in the frames around it."""
-    frame = np.arange(frames)[:, None, None] + np.arange(kernel) - kernel // 2
-    inside = (frame >= 0) & (frame < frames)
-    rows = frame * positions + np.arange(positions)[:, None]
-    return np.where(inside, rows, frames * positions).ravel()
-
-
-def _split(rows: int, frames: int, heads: int) -> npt.NDArray[np.int64]:
-    """Rows of `(frames, positions, heads)` in the order `(positions, heads, frames)`, or `(heads, positions)`."""
-    table = np.arange(rows * heads)
-    if frames == 1:
-        return table.reshape(rows, heads).T.ravel()
-    return table.reshape(frames, rows // frames, heads).transpose(1, 2, 0).ravel()

@@ -10,19 +10,27 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from math import prod
 
+from svdkit import winograd
 from svdkit.backend import Call
-
-from . import winograd
 
 VIEWS = frozenset({"to_map", "from_map", "tokens", "from_tokens", "slice"})
 
 
-def scratch(call: Call, patch_elements: int, tile_elements: int, score_elements: int, together: int) -> list[int]:
-    """Elements of each buffer of a kernel; the others bound blocks of patches, tiles and scores, and joined frames."""
+def scratch(
+    call: Call, channels: int, patch_elements: int, tile_elements: int, score_elements: int, together: int
+) -> list[int]:
+    """Elements of each buffer of a kernel.
+
+    Args:
+        call: of the kernel.
+        channels: from which on convolutions are Winograd's.
+        patch_elements, tile_elements, score_elements: of a block.
+        together: frames that share transforms over time.
+    """
     size, out = prod(call.inputs[0]), prod(call.output)
     copies = [prod(shape) * (made == "view") for shape, made in zip(call.inputs, call.origins, strict=True)]
     match call.kernel:
-        case "conv2d" if m := _tile(call):
+        case "conv2d" if m := _tile(call, channels):
             wide = max(call.weight[:2])
             tiles = call.output[0] * prod(-(-n // m) for n in call.output[2:])
             per_block = max(1, tile_elements // ((m + 2) ** 2 * wide))
@@ -30,7 +38,7 @@ def scratch(call: Call, patch_elements: int, tile_elements: int, score_elements:
             results = tiles * m * m * call.weight[0]
             # The rows with a zero row; tiles; results, tile by tile; tiles of the next piece, or results put together.
             return [*copies, size, block, results, max(block, results * (tiles > per_block))]
-        case "temporal_conv" if m := winograd.tile(call.weight):
+        case "temporal_conv" if m := winograd.tile(call.weight, channels):
             frames = call.options["frames"]
             rows = -(-frames // m) * (m + 2) * max(1, together // frames)
             wide, positions = max(call.weight[:2]), prod(call.output[2:])
@@ -60,18 +68,18 @@ def scratch(call: Call, patch_elements: int, tile_elements: int, score_elements:
     return copies
 
 
-def tables(call: Call) -> Iterator[tuple[Hashable, int]]:
+def tables(call: Call, channels: int) -> Iterator[tuple[Hashable, int]]:
     """Tables, of four bytes an entry, each kept for as long as the process lives."""
     shape = call.inputs[0]
     match call.kernel:
-        case "conv2d" if m := _tile(call):
+        case "conv2d" if m := _tile(call, channels):
             tiles = call.output[0] * prod(-(-n // m) for n in call.output[2:])
             yield ("tiles", shape[0], shape[2:], m), 4 * tiles * (m + 2) ** 2
             yield ("untiles", shape[0], shape[2:], m), 4 * prod(call.output) // call.weight[0]
         case "conv2d" if call.weight[2] > 1:
             entries = prod(call.output[2:]) * call.weight[2] ** 2
             yield ("patches", shape[2:], call.weight[2], tuple(call.options.items())), 4 * entries
-        case "temporal_conv" if not winograd.tile(call.weight):
+        case "temporal_conv" if not winograd.tile(call.weight, channels):
             frames = call.options["frames"]
             yield ("frames", frames, shape[2:]), 4 * frames * prod(shape[2:]) * call.weight[2]
         case "upsample":
@@ -82,6 +90,6 @@ def tables(call: Call) -> Iterator[tuple[Hashable, int]]:
                 yield ("split", x[1], frames, heads), 2 * 4 * x[1] * frames * heads
 
 
-def _tile(call: Call) -> int:
+def _tile(call: Call, channels: int) -> int:
     """The m of Winograd's tiles, if the convolution is in tiles; else 0."""
-    return winograd.tile(call.weight, call.options["stride"]) if call.options["padding"] == 2 else 0
+    return winograd.tile(call.weight, channels, call.options["stride"]) if call.options["padding"] == 2 else 0

@@ -14,13 +14,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from svdkit.backend import Array, Backend, Call, Device, Host, Layer, Map, mix_share
+from svdkit.backend import Array, Backend, Call, Device, Host, Layer, Map, Shape, mix_share
 from svdkit.backend import F as Function
 from svdkit.errors import InputError
 from svdkit.memory import Memory
 from svdkit.memory.malloc import keep_freed_memory
+from svdkit.winograd import transformed_size
 
-from . import memory, packed
+from . import memory, packed, winograd
 from .devices import KINDS, default_dtype, find_device, found_devices
 
 SCORE_ELEMENTS = 2**26
@@ -56,7 +57,11 @@ class TorchBackend(Backend):
     # Memory
 
     def scratch(self, call: Call) -> Sequence[int]:
-        return [memory.scratch(call, self._packs) * call.itemsize]
+        return [memory.scratch(call, self._packs, self._transforms()) * call.itemsize]
+
+    def held(self, kernel: str, weight: Shape, stride: int = 1) -> int:
+        m = winograd.tile(weight, stride, (1, 1)) if self._transforms() else 0
+        return transformed_size(weight, m) if m else super().held(kernel, weight)
 
     def memory(self) -> Memory:
         return memory.device_memory(self._device)
@@ -133,6 +138,8 @@ class TorchBackend(Backend):
         before, after = padding
         if weight.shape[2] == stride == 1 and before == after == 0:
             return self.linear(weight[:, :, 0, 0], bias)
+        if self._transforms(weight, bias) and (m := winograd.tile(weight.shape, stride, padding)):
+            return winograd.conv2d(weight, self._weight(bias)(), m)
         if before == after:
             return self._conv2d(weight, bias, stride, (before, before))
         conv = self._conv2d(weight, bias, stride, (0, 0))
@@ -141,10 +148,16 @@ class TorchBackend(Backend):
     def temporal_conv(self, weight: Host, bias: Host) -> Layer:
         # Frames by positions are an image too, so this is a 2D convolution of a view: 525 GFLOP/s, nothing copied.
         out, reach = weight.shape[0], weight.shape[2] // 2
+        if self._transforms(weight, bias) and (m := winograd.tile(weight.shape, 1, (1, 1))):
+            return winograd.temporal_conv(weight, self._weight(bias)(), m)
         conv = self._conv2d(weight[..., 0], bias, 1, (reach, 0))
         return lambda x, frames: conv(x.reshape(-1, frames, x.shape[1] * x.shape[2], x.shape[3])).reshape(
             *x.shape[:3], out
         )
+
+    def _transforms(self, *weights: Any) -> bool:
+        """Whether convolutions of such weights may be Winograd's."""
+        return self._device.type == "cpu" and self._dtype is torch.float32 and not _trained(*weights)
 
     def _conv2d(self, weight: Host, bias: Host | None, stride: int, padding: tuple[int, int]) -> Layer:
         out, kernel, b = weight.shape[0], tuple(weight.shape[2:]), self._weight(bias)

@@ -290,7 +290,8 @@ class Meter(Backend):
         return apply
 
     def temporal_conv(self, weight: Host, bias: Host) -> Layer:
-        self._weigh(weight, bias)
+        self._weigh(bias)
+        self.ledger.weights += self.backend.held("temporal_conv", weight.shape) * self.itemsize
         out, channels, taps = weight.shape[:3]
 
         def apply(x: Sized, frames: int) -> Sized:

@@ -7,6 +7,7 @@ time a tile is m frames, and it is `A (G w . B d)`: m + 2 products instead of 3 
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from functools import cache
 from typing import Any
@@ -16,8 +17,6 @@ import numpy.typing as npt
 
 Matrix = npt.NDArray[np.float64]
 
-CHANNELS = 64
-"""From how many on a 3x3 convolution is Winograd's; with fewer, its transforms cost more than they save."""
 DEEP_CHANNELS = 1280
 """From how many on tiles are 2x2: on the small maps that have so many, 4x4 is no faster, and its weights are 4 times
 those of the checkpoint instead of 1.8 times."""
@@ -33,15 +32,23 @@ patches by 0.4e-6.
 """
 
 
-def tile(weight: tuple[int, ...], stride: int = 1) -> int:
-    """The m of the tiles that suit a convolution of weights `(O, I, 3, 3)` or, over time, `(O, I, 3, 1, 1)`.
+def tile(weight: tuple[int, ...], channels: int, stride: int = 1) -> int:
+    """The m of the tiles that suit a convolution padded by 1; 0 if it should be done another way.
 
-    It is one of stride 1, padded by 1; 0 for patches.
+    Args:
+        weight: its shape, `(O, I, k, k)` or, over time, `(O, I, k, 1, 1)`.
+        channels: of either side from which on transforms cost less than they save.
+        stride: of it.
     """
-    out, channels, *kernel = weight
-    if kernel not in ([3, 3], [3, 1, 1]) or stride != 1 or min(out, channels) < CHANNELS:
+    out, into, *kernel = weight
+    if kernel not in ([3, 3], [3, 1, 1]) or stride != 1 or min(out, into) < channels:
         return 0
     return 2 if out >= DEEP_CHANNELS else 4
+
+
+def transformed_size(weight: tuple[int, ...], m: int) -> int:
+    """Elements of `transform_weights`."""
+    return math.prod(weight[:2]) * (m + 2) ** (2 if len(weight) == 4 else 1)
 
 
 @cache
@@ -87,28 +94,6 @@ def transform_weights(weight: npt.NDArray[Any], m: int) -> npt.NDArray[np.float3
     transform = np.kron(g, g) if taps.shape[1] == 9 else g
     transformed: npt.NDArray[np.float32] = transform.astype(np.float32) @ taps.T
     return transformed.reshape(-1, *weight.shape[:2])
-
-
-def tiles(n: int, height: int, width: int, m: int) -> npt.NDArray[np.int64]:
-    """Which row of n maps, laid out position by position, each of `(m + 2)^2` inputs of each tile is.
-
-    Returns:
-        `((m + 2)^2, n * tiles)`; what lies outside is the row after the last.
-    """
-    rows, columns = (np.arange(-(-size // m))[:, None] * m - 1 + np.arange(m + 2) for size in (height, width))
-    y, x = rows[:, None, :, None], columns[None, :, None, :]
-    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-    maps = np.arange(n)[:, None, None, None, None] * height * width
-    found = np.where(inside, maps + y * width + x, n * height * width)
-    return found.transpose(3, 4, 0, 1, 2).reshape((m + 2) ** 2, -1)
-
-
-def untiles(n: int, height: int, width: int, m: int) -> npt.NDArray[np.int64]:
-    """Where each position of n maps is among the results of tiles `(m^2, n * tiles)`."""
-    y, x = np.arange(height)[:, None], np.arange(width)
-    down, across = -(-height // m), -(-width // m)
-    tile = np.arange(n)[:, None, None] * down * across + y // m * across + x // m
-    return np.asarray(((y % m) * m + x % m) * n * down * across + tile).ravel()
 
 
 def time_matrices(videos: int, frames: int, m: int) -> tuple[Matrix, Matrix]:
