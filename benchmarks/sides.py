@@ -170,7 +170,8 @@ class Svdkit(Side):
     def _pipeline(self) -> Any:
         task = self.task
         options = {"backend": task.backend, "device": task.device, "dtype": task.dtype, "compile": task.compile}
-        return svdkit.StableVideoDiffusionPipeline.from_pretrained(self.folder, **options)
+        once = task.parts == ("generate",)  # a process that makes a single video, as `svdkit.generate` does
+        return svdkit.StableVideoDiffusionPipeline.from_pretrained(self.folder, **options, once=once)
 
     def _backend(self) -> Any:
         from svdkit.plugins import make

@@ -42,6 +42,7 @@ def generate(
 ) -> StableVideoDiffusionPipelineOutput:
     """Load a model, and make videos that begin with a picture.
 
+    Unless `memory="max"`, each network is in memory only while its stage lasts, and its loading counts to that stage.
     For several calls with one model, make a `StableVideoDiffusionPipeline` once and call it.
 
     Args:
@@ -80,6 +81,7 @@ def generate(
         components=components,
         compile=compile,
         memory=memory,
+        once=True,
     )
     load = time.perf_counter() - start
     pipe.set_progress_bar_config(disable=not progress)

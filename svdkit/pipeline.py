@@ -93,6 +93,7 @@ class StableVideoDiffusionPipeline:
         components: Mapping[str, str] | None = None,
         compile: bool = False,
         memory: str = "auto",
+        once: bool = False,
     ) -> StableVideoDiffusionPipeline:
         """A checkpoint on a backend.
 
@@ -110,6 +111,8 @@ class StableVideoDiffusionPipeline:
             memory: `"max"` to load all networks and cut nothing; `"low"` to have one network in memory at a time, run
                 feed-forward layers on one frame at a time and decode one frame at a time; `"auto"` for the least
                 drastic of these measures that make a generation fit.
+            once: whether it is for a single call. With `memory="auto"` each network is then loaded when its stage
+                begins and released after it, which takes no longer but for reading the VAE twice.
 
         Raises:
             InputError: a name, device or dtype is unknown, or options do not go together.
@@ -134,7 +137,7 @@ class StableVideoDiffusionPipeline:
         check_pipeline(folder)
         settings, extractor = load_scheduler_config(folder), load_feature_extractor(folder)
         solver = solver or get_scheduler(settings.scheduler)  # an error before the weights are read
-        policy = MemoryPolicy(memory, Planner(folder, kernels), base, compile)
+        policy = MemoryPolicy(memory, Planner(folder, kernels), base, compile, once)
         loader = Loader(folder, kernels, variant, chosen)
         networks = loader.networks(policy.on_demand)
         if compile:

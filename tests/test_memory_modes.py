@@ -15,9 +15,11 @@ from PIL import Image
 
 import svdkit.memory.on_demand
 from svdkit import StableVideoDiffusionPipeline
+from svdkit.arch.unet import UNet
 from svdkit.backend import Backend
 from svdkit.errors import CheckpointError, InputError, MemoryWarning, OutOfMemoryError
 from svdkit.memory import Memory, host_memory
+from svdkit.memory.on_demand import OnDemand
 from svdkit.memory.planning import Settings, ladder, plan
 from svdkit.memory.policy import MemoryPolicy
 
@@ -73,6 +75,20 @@ def test_low_equals_max_and_has_one_network_at_a_time(monkeypatch: pytest.Monkey
     assert (found.decode_chunk_size, found.memory) == (1, "low")
     assert expected.memory == "max"
     np.testing.assert_array_equal(pipe(**JOB).frames, found.frames)
+
+
+def test_one_call_has_one_network_at_a_time_and_cuts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = load("max")(**JOB)
+    chunked = []
+    monkeypatch.setattr(UNet, "enable_forward_chunking", lambda *_: chunked.append(True))
+    pipe = load(once=True)
+    assert not any(network.loaded for network in (pipe.image_encoder, pipe.vae, pipe.unet))
+    found = pipe(**JOB)
+    assert not any(network.loaded for network in (pipe.image_encoder, pipe.vae, pipe.unet))
+    assert (found.memory, found.decode_chunk_size) == ("low", 4)
+    assert not chunked
+    np.testing.assert_array_equal(found.frames, expected.frames)
+    assert not isinstance(load("max", once=True).unet, OnDemand)
 
 
 def test_max_cuts_nothing() -> None:
@@ -213,6 +229,8 @@ def test_the_ladder_begins_with_what_changes_no_result() -> None:
     cut = [(moved, 1, chunk) for moved in (False, True) for chunk in (3, 2, 1)]
     assert steps == whole + cut
     assert all(s.decode_chunk == 4 for s in ladder(5, 4, movable=True))
+    apart = [(s.on_demand, s.forward_chunk, s.decode_chunk) for s in ladder(5, 3, movable=True, loaded=False)]
+    assert apart == [(True, None, 3), (True, 1, 3)]
     assert not any(s.on_demand for s in ladder(5, None, movable=False))
 
 

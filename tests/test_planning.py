@@ -55,7 +55,9 @@ def test_what_a_plan_says() -> None:
     found = plan("tiny-random", **SMALL)
     assert found.fits
     assert found.needed == found.base + max(found.peaks.values())
-    assert found.peaks["decode"] == sum(found.weights.values()) + found.activations["decode"]
+    assert found.peaks["decode"] == found.weights["vae"] + found.activations["decode"], "as `generate` does it"
+    together = plan("tiny-random", **SMALL, memory="max")
+    assert together.peaks["decode"] == sum(found.weights.values()) + found.activations["decode"]
     low = plan("tiny-random", **SMALL, memory="low")
     assert low.peaks["denoise"] == low.weights["unet"] + low.activations["denoise"]
     assert low.activations["decode"] < found.activations["decode"] / 2

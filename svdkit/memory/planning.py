@@ -237,8 +237,7 @@ def ladder(frames: int, decode_chunk: int | None, movable: bool, loaded: bool = 
     """
     places = [False] * loaded + [True] * (movable or not loaded)
     whole = min(decode_chunk or frames, frames)
-    if loaded:
-        yield Settings(False, None, whole)
+    yield Settings(not loaded, None, whole)
     for on_demand in places:
         yield Settings(on_demand, 1, whole)
     for on_demand in places:
@@ -314,7 +313,7 @@ def plan(
     compile: bool = False,
     **where: Any,
 ) -> Plan:
-    """What a generation needs, before anything is loaded: only configurations are read.
+    """What `generate` needs, before anything is loaded: only configurations are read.
 
     Args:
         model: a folder, a model that ships, or a hub id, which is downloaded if it is not yet.
@@ -343,7 +342,7 @@ def plan(
     job = Job(height, width, num_frames or unet.num_frames, num_videos, guided, scale_factor=vae.scale_factor)
     planner, base = Planner(folder, kernels), kernels.memory().used
     if memory == "auto":
-        return planner.choose(str(model), job, decode_chunk_size, base, movable=not compile, loaded=True)
+        return planner.choose(str(model), job, decode_chunk_size, base, movable=not compile, loaded=compile)
     return planner.plan(str(model), job, fixed(memory, job.num_frames, decode_chunk_size), base)
 
 

@@ -26,21 +26,25 @@ class MemoryPolicy:
         planner: of the checkpoint; None for a pipeline of given components, about which nothing can be planned.
         base: bytes that the process held before the networks were loaded.
         compiled: whether networks are compiled, and so hold on to their weights.
+        once: whether there is one generation only, so that a network that was used is not needed again.
     """
 
     mode: str = "auto"
     planner: Planner | None = None
     base: int = 0
     compiled: bool = False
+    once: bool = False
 
     def __attrs_post_init__(self) -> None:
         check_mode(self.mode, self.compiled)
 
     @property
     def on_demand(self) -> bool:
-        """Whether networks begin as not loaded: always in `"low"`; in `"auto"` if all together cannot fit."""
+        """Whether networks begin as not loaded: always in `"low"`; in `"auto"` for one call, or if not all can fit."""
         if self.mode != "auto" or self.compiled or self.planner is None:
             return self.mode == "low"
+        if self.once:
+            return True
         # Whatever is generated later, the networks have to fit, and a little beside them.
         with suppress(CheckpointError):
             return not self.planner.plan("", Job(64, 64, 1), fixed("max", 1, 1), self.base).fits
