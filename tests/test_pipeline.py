@@ -904,7 +904,7 @@ def test_generate_passes_everything_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {name: p.default for name, p in loading.items() if name not in ("model", "once")} == {
         name: p.default for name, p in options.items() if name in loading and name != "model"
     }
-    given = {name: object() for name in loading if name != "model"}
+    given = {name: object() for name in loading if name not in ("model", "once")}
     call = {name: object() for name in SIGNATURE if name not in ("image", "return_dict", "generator")}
     seen: dict[str, Any] = {}
 
@@ -924,7 +924,7 @@ def test_generate_passes_everything_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(StableVideoDiffusionPipeline, "from_pretrained", from_pretrained)
     assert generate(picture(), model="model", seed=5, progress=False, **given, **call).frames == "frames"
-    assert seen["loading"] == {"model": "model", **given}
+    assert seen["loading"] == {"model": "model", **given, "once": True}
     assert [read.tobytes() for read in seen["call"].pop("image")] == [picture().tobytes()]
     assert seen["call"] == {"generator": 5, "return_dict": True, **call}
     assert seen["progress"] == {"disable": True}
