@@ -148,8 +148,6 @@ class TorchBackend(Backend):
     def temporal_conv(self, weight: Host, bias: Host) -> Layer:
         # Frames by positions are an image too, so this is a 2D convolution of a view: 525 GFLOP/s, nothing copied.
         out, reach = weight.shape[0], weight.shape[2] // 2
-        if self._transforms(weight, bias) and (m := winograd.tile(weight.shape, 1, (1, 1))):
-            return winograd.temporal_conv(weight, self._weight(bias)(), m)
         conv = self._conv2d(weight[..., 0], bias, 1, (reach, 0))
         return lambda x, frames: conv(x.reshape(-1, frames, x.shape[1] * x.shape[2], x.shape[3])).reshape(
             *x.shape[:3], out

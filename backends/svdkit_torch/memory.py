@@ -27,10 +27,6 @@ def scratch(call: Call, packs: bool, transforms: bool) -> int:
             block = row * min(-(-height // m), max(1, winograd.TILE_ELEMENTS // row))
             # The padded map; tiles twice, before and after each product; bands, beside what they are put together to.
             return prod(call.inputs[0]) + 2 * block + out
-        case "temporal_conv" if transforms and (m := winograd.planned_tile(call)):
-            row = -(-call.options["frames"] // m) * (m + 2) * max(call.weight[:2])
-            block = row * min(prod(call.output[2:]), max(1, winograd.TILE_ELEMENTS // row))
-            return 2 * block + out
         case "conv2d" if call.options["padding"] % 2:  # more on one side than on the other: padded apart
             return prod(call.inputs[0])
         case "geglu":  # the gate's GELU, or that and both halves
