@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,8 @@ def test_a_worker_that_is_lost_changes_nothing(asked: dict[str, Any], tmp_path: 
         table = svdkit.study(tmp_path / "study", on=cluster.address, progress=False, **asked)
         thread.join()
         assert 5 <= lost[0] < len(table)
-        assert len([node for node in ray.nodes() if node["Alive"]]) == 2  # the head, and the worker that is left
+        # The head, and the worker that is left; Ray may notice later than the study is done.
+        until(lambda: len([node for node in ray.nodes() if node["Alive"]]) == 2)
     finally:
         ray.shutdown()
         cluster.shutdown()
@@ -92,6 +94,7 @@ def test_through_a_client_server_it_is_the_same(asked: dict[str, Any], tmp_path:
     options = {"num_cpus": 1, "include_dashboard": False, "ray_client_server_port": port}
     cluster = Cluster(initialize_head=True, head_node_args=options)
     try:
+        until(lambda: listens(port))
         table = svdkit.study(tmp_path / "study", on=f"ray://127.0.0.1:{port}", progress=False, **asked)
         assert ray.util.client.ray.is_connected()
     finally:
@@ -99,6 +102,19 @@ def test_through_a_client_server_it_is_the_same(asked: dict[str, Any], tmp_path:
         cluster.shutdown()
     assert set(table["status"]) == {"done"}
     same(table, whole)
+
+
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait for what another process does; an error if it does not."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.2)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def same(a: pd.DataFrame, b: pd.DataFrame) -> None:
