@@ -7,6 +7,7 @@ import pytest
 from reference import relative_error
 
 from svdkit.backend import Host
+from svdkit.memory.meter import Ledger, Meter
 
 pytest.importorskip("mindspore")
 
@@ -116,3 +117,10 @@ def test_weights_are_planned_as_large_as_they_are() -> None:
     for shape, m in (((64, 96, 3, 1, 1), 4), ((1280, 64, 3, 1, 1), 2)):
         assert winograd.transform_weights(np.zeros(shape, np.float32), m).size == k.held("temporal_conv", shape)
     assert k.held("linear", (64, 96)) == 64 * 96
+
+
+@pytest.mark.parametrize(("kernel", "shape"), [("conv2d", (64, 96, 3, 3)), ("temporal_conv", (64, 96, 3, 1, 1))])
+def test_plans_count_what_layers_hold(kernel: str, shape: tuple[int, ...]) -> None:
+    k, ledger = create("cpu", "float32"), Ledger()
+    getattr(Meter(k, ledger), kernel)(np.zeros(shape, np.float32), np.zeros(64, np.float32))
+    assert ledger.weights == 4 * (k.held(kernel, shape) + 64)
