@@ -101,7 +101,7 @@ def clip_pixels(
         channels, white = list(picture), 1
     height, width = channels[0].shape
     out_height, out_width = (size, size) if isinstance(size, int) else size
-    rows, columns = _antialiased_bicubic(height, out_height), _antialiased_bicubic(width, out_width)
+    rows, columns = antialiased_bicubic(height, out_height), antialiased_bicubic(width, out_width)
     # One channel at a time, so that a large photograph is never in floating point as a whole.
     pixels: npt.NDArray[np.float32]
     pixels = np.stack([rows @ channel.astype(np.float32) @ columns.T for channel in channels])
@@ -256,7 +256,7 @@ def _from_array(array: npt.NDArray[Any], name: str) -> list[Picture]:
     return list(batch.clip(0, 1))
 
 
-def _antialiased_bicubic(size: int, out: int) -> npt.NDArray[np.float32]:
+def antialiased_bicubic(size: int, out: int) -> npt.NDArray[np.float32]:
     """The matrix (out, size) that blurs one axis of an image against aliasing and resizes it.
 
     Both steps are linear and separable, so that `rows @ image @ columns.T` resizes a whole image. The blur is

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("GLOG_v", "3")  # MindSpore's warnings
+os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels for GPUs run on the CPU; set before Triton is imported
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # set before frameworks are imported
     workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from attrs import evolve
 from click.testing import CliRunner
 from PIL import Image
 
-from svdkit import StableVideoDiffusionPipeline
+from svdkit import StableVideoDiffusionPipeline, preprocess
 from svdkit.checkpoint import load_component
 from svdkit.config import UNetConfig, from_dict, read_json
 from svdkit.hub import resolve_model
@@ -26,10 +27,11 @@ from svdkit.video import write_video
 from svdkit_torch.backend import TorchBackend
 from training import denoiser
 from training.__main__ import main
-from training.data import AUGMENTATION, PICTURES, Clips, encode_clips, modes, noisy, pixels_of
+from training.data import AUGMENTATION, PICTURES, Clips, clip_pixels, encode_clips, modes, noisy, pixels_of
 from training.denoiser import SIGMA, denoiser_loss
 from training.evaluate import PLANE_SCENE, Evaluation, displacement, psnr
 from training.loop import Loop
+from training.muon import Muon
 from training.networks import copying, read_weights, trained_network
 from training.run import Run
 from training.settings import SMALL
@@ -112,6 +114,7 @@ import sys, time
 from pathlib import Path
 import numpy as np, torch
 from training.loop import Loop
+from training.muon import Muon
 
 rng = np.random.default_rng(0)
 weights = {name: rng.standard_normal((30, 30)).astype("f") for name in "abc"}
@@ -187,6 +190,23 @@ def test_each_round_begins_warm_and_ends_cold(tmp_path: Path) -> None:
         assert round.max() == pytest.approx(rate, rel=0.05)
         assert (np.diff(round[100:]) <= 0.02 * rate).all()
     assert first[-1] < 0.01 * 1e-3
+
+
+def test_muon_takes_the_steps_of_torchs() -> None:
+    rng = torch.Generator().manual_seed(0)
+    shapes = [(8, 8), (8, 24), (24, 8), (8, 8), (8, 24)]
+    begin = [torch.randn(shape, generator=rng) for shape in shapes]
+    ours, theirs = ([w.clone().requires_grad_() for w in begin] for _ in range(2))
+    options: dict[str, Any] = {"lr": 1e-2, "weight_decay": 0.1}
+    optimizers = Muon(ours, **options), torch.optim.Muon(theirs, adjust_lr_fn="match_rms_adamw", **options)
+    for _ in range(3):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn(a.shape, generator=rng)
+            b.grad = a.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for a, b, w in zip(ours, theirs, begin, strict=True):
+        assert (a - b).norm() < 1e-5 * (b - w).norm()
 
 
 class _Recorder:
@@ -267,11 +287,17 @@ def test_conditioning_is_given_and_left_out(recorder: tuple[_Recorder, list[floa
 
 
 def test_noise_on_the_picture_has_the_strength_that_is_told() -> None:
-    frame = clip(0).frames[0]
-    strength = np.array([0.02, 0.3], np.float32)
-    clean, faint, strong = frame / np.float32(127.5) - 1, *noisy(frame, strength, np.random.default_rng(0))
+    first = torch.from_numpy(clip(0).frames[:1])
+    clean, faint, strong = first[0] / 127.5 - 1, *noisy(first, torch.tensor([[0.02, 0.3]]), torch.Generator())[0]
     assert (faint - clean).std() == pytest.approx(0.02, rel=0.02)
     assert (strong - clean).std() == pytest.approx(0.3, rel=0.02)
+
+
+def test_pictures_enter_the_image_encoder_as_in_a_generation() -> None:
+    pictures = [clip(i, frames=1).frames[0] for i in range(3)]
+    expected = [preprocess.clip_pixels(Image.fromarray(picture)) for picture in pictures]
+    found = clip_pixels(torch.from_numpy(np.stack(pictures))).numpy()
+    np.testing.assert_allclose(found, np.stack(expected), atol=2e-6)
 
 
 def test_strengths_are_those_of_the_paper(trained: Path) -> None:
@@ -354,7 +380,8 @@ def test_clips_are_kept_as_they_were_encoded(trained: Path) -> None:
         vae = load_component("vae", trained / "checkpoint", TorchBackend("cpu", "float32"))
         for i in (0, SMALL.clips - 1):
             frames = clip(i, size=size).frames
-            expected = np.stack([modes(vae, pixels_of(frame[None]))[0] for frame in frames]) * vae.config.scaling_factor
+            expected = [modes(vae, pixels_of(torch.from_numpy(frame))[None, None])[0, 0] for frame in frames]
+            expected = torch.stack(expected).numpy() * vae.config.scaling_factor
             np.testing.assert_allclose(kept.latents[i], expected, atol=4e-3)
             np.testing.assert_array_equal(kept.first[i], frames[0])
             nearest = np.abs(kept.pictures[i].astype(np.float32) * vae.config.scaling_factor - expected[0]).mean()

@@ -29,12 +29,13 @@ def main() -> None:
 @click.option("--autoencoder", type=_FOLDER, help="A checkpoint whose autoencoder is taken as it is.")
 @click.option("--device", default="cpu", show_default=True, help="Of torch.")
 @click.option("--dtype", default="float32", show_default=True, help="Of activations.")
-def train(folder: Path, settings: str, autoencoder: Path | None, device: str, dtype: str) -> None:
+@click.option("--compile", is_flag=True, help="Compile the UNet's step first.")
+def train(folder: Path, settings: str, autoencoder: Path | None, device: str, dtype: str, compile: bool) -> None:
     """Train a model of the world of training.world from nothing, and write it to FOLDER/model.
 
     Stopped at any moment, the same command goes on where it was, to the same weights.
     """
-    run = Run(folder, evolve(SETTINGS[settings], device=device, dtype=dtype))
+    run = Run(folder, evolve(SETTINGS[settings], device=device, dtype=dtype, compile=compile))
     run.begin(autoencoder=autoencoder)
     if autoencoder is None:
         run.train_autoencoder()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from attrs import frozen
-from PIL import Image
 from safetensors.numpy import load_file
+from torch import Tensor
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from svdkit.checkpoint import load_component
-from svdkit.preprocess import clip_pixels
+from svdkit.preprocess import CLIP_MEAN, CLIP_STD, antialiased_bicubic
 from svdkit.weights import write_weights
 from svdkit_torch.backend import TorchBackend
 
@@ -28,6 +30,8 @@ AUGMENTATION = -3.0, 0.5
 """Mean and spread of the log strength of that noise (arXiv:2311.15127, appendix D)."""
 SHARD = 200
 """Clips in a file: what is lost when encoding is killed."""
+TOGETHER = 64
+"""Images encoded at a time."""
 
 
 @frozen
@@ -52,10 +56,6 @@ class Clips:
     def __len__(self) -> int:
         return len(self.first)
 
-    def clip_pixels(self, chosen: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """First frames as the image encoder takes them, `(n, 3, 224, 224)`."""
-        return np.stack([clip_pixels(Image.fromarray(self.first[i])) for i in chosen])
-
 
 def encode_clips(folder: Path, checkpoint: Path, draw: Callable[[int], Clip], count: int, device: str) -> Clips:
     """The clips `draw(0)` to `draw(count - 1)`, encoded by a checkpoint's autoencoder; what is in `folder` is kept.
@@ -63,51 +63,71 @@ def encode_clips(folder: Path, checkpoint: Path, draw: Callable[[int], Clip], co
     Args:
         folder: of files of `SHARD` clips.
         checkpoint: whose autoencoder it is.
-        draw: gives a clip.
+        draw: gives a clip, in a process for each processor.
         count: of clips.
         device: of torch.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    vae = load_component("vae", checkpoint, TorchBackend(device, "float32"))
-    shards = []
-    for start in tqdm(range(0, count, SHARD), desc="encoding clips"):
-        path = folder / f"{start:06d}.safetensors"
-        if not path.exists():
-            rng = np.random.default_rng([3, start])
-            clips = [draw(i) for i in range(start, min(start + SHARD, count))]
-            first = np.stack([clip.frames[0] for clip in clips])
-            strength = np.exp(rng.normal(*AUGMENTATION, (len(clips), PICTURES))).astype(np.float32)
-            pictures = [modes(vae, noisy(frame, s, rng)) for frame, s in zip(first, strength, strict=True)]
-            latents = [modes(vae, pixels_of(clip.frames)) * vae.config.scaling_factor for clip in clips]
-            tensors = {
-                "latents": np.stack(latents).astype(np.float16),
-                "pictures": np.stack(pictures).astype(np.float16),
-                "strength": strength,
-                "first": first,
-                "fps": np.array([clip.fps for clip in clips], np.float32),
-                "motion_bucket_id": np.array([clip.motion_bucket_id for clip in clips], np.float32),
-            }
-            write_weights(path, tensors)
-        shards.append(load_file(path))
-    return Clips(**{key: np.concatenate([shard[key] for shard in shards]) for key in shards[0]})
+    paths = {start: folder / f"{start:06d}.safetensors" for start in range(0, count, SHARD)}
+    if missing := [start for start, path in paths.items() if not path.exists()]:
+        vae = load_component("vae", checkpoint, TorchBackend(device, "float32"))
+        shards: Any = DataLoader(
+            missing,  # type: ignore[arg-type]  # a list has all that it takes of a dataset
+            batch_size=None,
+            collate_fn=partial(_draw_shard, draw, count),
+            num_workers=min(len(missing) - 1, torch.get_num_threads()),
+        )
+        for start, clips in zip(missing, tqdm(shards, desc="encoding clips"), strict=True):
+            write_weights(paths[start], _encoded(vae, clips, start))
+    parts = [load_file(path) for path in paths.values()]
+    return Clips(**{key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
 
 
-def pixels_of(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+def pixels_of(frames: Tensor) -> Tensor:
     """Bytes as pixels in [-1, 1]."""
-    return frames / np.float32(127.5) - 1
+    return frames / 127.5 - 1
 
 
-def noisy(
-    first: npt.NDArray[np.uint8], strength: npt.NDArray[np.float32], rng: np.random.Generator
-) -> npt.NDArray[np.float32]:
-    """One picture `(H, W, 3)` with noise of each strength: `(n, H, W, 3)`."""
-    noise = rng.standard_normal((len(strength), *first.shape), np.float32)
-    return pixels_of(first) + strength[:, None, None, None] * noise
+def noisy(first: Tensor, strength: Tensor, rng: torch.Generator) -> Tensor:
+    """Pictures `(N, H, W, 3)` in bytes, with noise of strengths `(N, n)`: pixels `(N, n, H, W, 3)`."""
+    noise = torch.randn(*strength.shape, *first.shape[1:], generator=rng, device=first.device)
+    return pixels_of(first)[:, None] + strength[..., None, None, None] * noise
 
 
 @torch.no_grad()
-def modes(vae: Any, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Modes of the posterior of pixels `(n, H, W, 3)`, not scaled: `(n, channels, h, w)`."""
-    mean, _ = moments(vae, torch.from_numpy(pixels).to(vae.backend.device)).chunk(2, -1)
-    result: npt.NDArray[np.float32] = mean.permute(0, 3, 1, 2).cpu().numpy()
-    return result
+def modes(vae: Any, pixels: Tensor) -> Tensor:
+    """Modes of the posterior of pixels `(N, n, H, W, 3)`, not scaled: `(N, n, channels, h, w)`."""
+    parts = [moments(vae, images).chunk(2, -1)[0] for images in torch.split(pixels.flatten(0, 1), TOGETHER)]
+    means = torch.cat(parts).permute(0, 3, 1, 2)
+    return means.reshape(*pixels.shape[:2], *means.shape[1:])
+
+
+def clip_pixels(first: Tensor, size: int = 224) -> Tensor:
+    """What `svdkit.preprocess.clip_pixels` makes of each of the pictures `(N, H, W, 3)`, on their device."""
+    rows, columns = (torch.from_numpy(antialiased_bicubic(n, size)).to(first.device) for n in first.shape[1:3])
+    mean, std = (torch.tensor(values, device=first.device)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
+    return (rows @ (first.permute(0, 3, 1, 2) / 255) @ columns.T - mean) / std
+
+
+def _draw_shard(draw: Callable[[int], Clip], count: int, start: int) -> list[Clip]:
+    return [draw(i) for i in range(start, min(start + SHARD, count))]
+
+
+def _encoded(vae: Any, clips: list[Clip], seed: int) -> dict[str, npt.NDArray[Any]]:
+    """The fields of `Clips`."""
+    device = vae.backend.device
+    rng = torch.Generator(device).manual_seed(seed)
+    frames = torch.from_numpy(np.stack([clip.frames for clip in clips])).to(device)
+    mean, spread = AUGMENTATION
+    strength = torch.exp(mean + spread * torch.randn(len(clips), PICTURES, generator=rng, device=device))
+    tensors = {
+        "latents": (modes(vae, pixels_of(frames)) * vae.config.scaling_factor).half(),
+        "pictures": modes(vae, noisy(frames[:, 0], strength, rng)).half(),
+        "strength": strength,
+        "first": frames[:, 0],
+    }
+    conditions = {
+        "fps": np.array([clip.fps for clip in clips], np.float32),
+        "motion_bucket_id": np.array([clip.motion_bucket_id for clip in clips], np.float32),
+    }
+    return {key: value.cpu().numpy() for key, value in tensors.items()} | conditions

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from svdkit_torch.backend import TorchBackend
 
-from .data import PICTURES, Clips
+from .data import PICTURES, Clips, clip_pixels
 from .networks import trained_network
 from .settings import Settings
 
@@ -32,7 +32,12 @@ def denoiser_loss(
     backend = TorchBackend(settings.device, settings.dtype)
     denoiser = trained_network(folder, "unet", backend, unet)
     encoder = trained_network(folder, "image_encoder", backend, image_encoder)
+    if settings.compile:
+        denoiser.compile()
     batch, device = settings.unet_batch, settings.device
+    all_latents, all_pictures, all_first = (
+        torch.from_numpy(values).to(device) for values in (clips.latents, clips.pictures, clips.first)
+    )
 
     def tensor(values: npt.NDArray[np.float64], axes: int = 1) -> Tensor:
         """One number a clip, to go with tensors of so many axes."""
@@ -41,26 +46,22 @@ def denoiser_loss(
     def loss(step: int) -> Tensor:
         rng = np.random.default_rng([settings.seed, 2, step])
         chosen = rng.integers(len(clips), size=batch)
-        latents = torch.from_numpy(clips.latents[chosen]).to(device).float()
+        latents = all_latents[chosen].float()
         # One from each of as many equally likely parts of the distribution: the same of each, and a calmer mean.
         quantiles = (np.arange(batch) + rng.random(batch)) / batch
         sigma = np.exp([NormalDist(*SIGMA).inv_cdf(q) for q in quantiles])
         picture = rng.integers(PICTURES, size=batch)
         kept = (rng.random(batch) >= settings.drop).astype(np.float64)
+        noise = torch.randn(
+            latents.shape, generator=torch.Generator(device).manual_seed(settings.seed << 32 | step), device=device
+        )
 
-        # Drawn on the CPU, so that every device trains on the same.
-        generator = torch.Generator().manual_seed(settings.seed << 32 | step)
-
-        def noise(like: Tensor) -> Tensor:
-            return torch.randn(like.shape, generator=generator).to(device)
-
-        pictures = torch.from_numpy(clips.pictures[chosen, picture]).to(device).float() * tensor(kept, 4)
-        image_latents = pictures[:, None].expand_as(latents)
-        embeddings = encoder(torch.from_numpy(clips.clip_pixels(chosen)).to(device))[:, None] * tensor(kept, 3)
+        image_latents = (all_pictures[chosen, picture].float() * tensor(kept, 4))[:, None].expand_as(latents)
+        embeddings = encoder(clip_pixels(all_first[chosen]))[:, None] * tensor(kept, 3)
         ids = np.stack([clips.fps[chosen] - 1.0, clips.motion_bucket_id[chosen], clips.strength[chosen, picture]], 1)
 
         s = tensor(sigma, 5)
-        x = latents + s * noise(latents)
+        x = latents + s * noise
         target = (x / (s * s + 1) - latents) * torch.sqrt(s * s + 1) / s
         sample = torch.cat([x / torch.sqrt(s * s + 1), image_latents], 2)
         output = denoiser(sample, np.log(sigma) / 4, denoiser.prepare(embeddings, ids, latents.shape[1]))

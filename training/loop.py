@@ -17,6 +17,8 @@ from tqdm.auto import tqdm
 from svdkit.backend import Host
 from svdkit.errors import NumericalError
 
+from .muon import Muon
+
 WARM_UP = 100
 """Steps of a round over which the learning rate rises."""
 FALL = 0.8
@@ -68,11 +70,7 @@ class Loop:
         others = [key for key in self._leaves if key not in hidden]
         self._optimizer_of: dict[str, torch.optim.Optimizer] = {}
         if hidden:
-            muon = torch.optim.Muon(
-                [self._leaves[key] for key in hidden],
-                weight_decay=WEIGHT_DECAY,
-                adjust_lr_fn="match_rms_adamw",  # steps as large as AdamW's, so that one rate does for both
-            )
+            muon = Muon([self._leaves[key] for key in hidden], weight_decay=WEIGHT_DECAY)
             self._optimizer_of |= dict.fromkeys(hidden, muon)
         if others:
             adam = torch.optim.AdamW(

@@ -10,7 +10,7 @@ UNET: dict[str, Any] = {
     "addition_time_embed_dim": 32,
     "block_out_channels": [96, 96, 96],
     "cross_attention_dim": 64,
-    "down_block_types": ["DownBlockSpatioTemporal"] + ["CrossAttnDownBlockSpatioTemporal"] * 2,
+    "down_block_types": ["CrossAttnDownBlockSpatioTemporal"] * 2 + ["DownBlockSpatioTemporal"],
     "in_channels": 16,
     "layers_per_block": 1,
     "num_attention_heads": [3, 3, 3],
@@ -19,7 +19,7 @@ UNET: dict[str, Any] = {
     "projection_class_embeddings_input_dim": 96,
     "sample_size": [24, 24],
     "transformer_layers_per_block": 1,
-    "up_block_types": ["CrossAttnUpBlockSpatioTemporal"] * 2 + ["UpBlockSpatioTemporal"],
+    "up_block_types": ["UpBlockSpatioTemporal"] + ["CrossAttnUpBlockSpatioTemporal"] * 2,
 }
 VAE: dict[str, Any] = {
     "block_out_channels": [64, 64, 96],
@@ -75,7 +75,9 @@ class Settings:
     """Of torch."""
     dtype: str = "float32"
     """Of activations; weights, their averages and the optimiser's state are float32 always."""
-    average: float = 0.995
+    compile: bool = False
+    """Whether the UNet's step is compiled."""
+    average: float = 0.998
     """What the moving average of the weights keeps of itself a step."""
 
     samples: int = 4
@@ -95,12 +97,12 @@ class Settings:
 
     unet: dict[str, Any] = field(factory=UNET.copy)
     image_encoder: dict[str, Any] = field(factory=IMAGE_ENCODER.copy)
-    clips: int = 2000
+    clips: int = 16000
     """How many the denoiser is trained on."""
-    coarse_clips: int = 4000
+    coarse_clips: int = 24000
     """How many of half the size."""
-    unet_rounds: tuple[Round, ...] = (Round(650, 850, 4e-3), Round(1900, 1400, 3e-3))
-    unet_batch: int = 4
+    unet_rounds: tuple[Round, ...] = (Round(0, 3600, 4e-3),)
+    unet_batch: int = 48
     drop: float = 0.1
     """How often the conditioning is left out, for guidance (arXiv:2207.12598)."""
 

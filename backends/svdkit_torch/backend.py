@@ -6,7 +6,10 @@ gradients flow to it.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from collections.abc import Callable, Iterable, Sequence
+from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
@@ -180,9 +183,12 @@ class TorchBackend(Backend):
         w, b = self._weight(weight), self._weight(bias)
         # In 16 bits torch's own is exact enough, and faster, but its gradients take three times as long.
         exact = self._device.type == "cpu" and (self._dtype.itemsize > 2 or _trained(weight))
+        fuses = self._fuses(weight, bias)
 
         def apply(x: Map, frames: int = 1) -> Map:
             rows = x.reshape(x.shape[0] // frames, -1, x.shape[3])  # all positions of all frames of a video
+            if fuses(x):
+                return fused().group_norm(rows, groups, w(), b(), eps, silu).reshape(x.shape)
             normalise = _group_norm if exact else _native_group_norm
             y = normalise(rows, groups, w(), b(), eps).reshape(x.shape)
             return F.silu(y) if silu else y
@@ -191,8 +197,12 @@ class TorchBackend(Backend):
 
     def layer_norm(self, weight: Host, bias: Host, eps: float) -> Layer:
         w, b = self._weight(weight), self._weight(bias)
-        shape = tuple(weight.shape)
-        return lambda x: F.layer_norm(x, shape, w(), b(), eps)
+        shape, fuses = tuple(weight.shape), self._fuses(weight, bias)
+
+        def apply(x: Array) -> Array:
+            return fused().layer_norm(x, w(), b(), eps) if fuses(x) else F.layer_norm(x, shape, w(), b(), eps)
+
+        return apply
 
     def mix(self, factor: Host, flip: bool) -> Layer:
         if isinstance(factor, Tensor):
@@ -206,13 +216,23 @@ class TorchBackend(Backend):
             value, gate = (self._weight(w, packed.pack_linear) for w in (weight[:out], weight[out:]))
             b, c = self._weight(bias[:out]), self._weight(bias[out:])
             return lambda x: packed.geglu(x, value(), b(), gate(), c(), out)
-        wide = self.linear(weight, bias)
+        wide, fuses = self.linear(weight, bias), self._fuses(weight, bias)
 
         def apply(x: Array) -> Array:
-            value, gate = wide(x).chunk(2, -1)
+            y = wide(x)
+            if fuses(y):
+                return fused().gated(y)
+            value, gate = y.chunk(2, -1)
             return value * F.gelu(gate)
 
         return apply
+
+    def _fuses(self, *weights: Any) -> Callable[[Array], bool]:
+        """Whether `fused` has a kernel for what a layer of these weights is given."""
+        takes = self._device.type == "cuda" and self._dtype.itemsize <= 4 and not _trained(*weights)
+        if not takes or importlib.util.find_spec("triton") is None:
+            return lambda x: False
+        return lambda x: not (torch.compiler.is_compiling() or (x.requires_grad and torch.is_grad_enabled()))
 
     # Functions
 
@@ -259,6 +279,11 @@ class TorchBackend(Backend):
             return lambda: arrange(values.to(self._device, self._dtype))
         fixed = None if values is None else arrange(_tensor(values).to(self._device, self._dtype))
         return lambda: fixed
+
+
+def fused() -> ModuleType:
+    """The module of that name, which only CUDA has what it needs for."""
+    return importlib.import_module(".fused", __package__)
 
 
 def _trained(*weights: Any) -> bool:
