@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from svdkit.hub import resolve_model
 from svdkit.precondition import scalings
 from svdkit.video import write_video
 from svdkit_torch.backend import TorchBackend
-from training import denoiser
+from training import data, denoiser
 from training.__main__ import main
 from training.data import AUGMENTATION, PICTURES, Clips, clip_pixels, encode_clips, modes, noisy, pixels_of
 from training.denoiser import SIGMA, denoiser_loss
@@ -59,7 +60,7 @@ def test_what_was_trained_is_a_checkpoint(trained: Path) -> None:
     assert frames[0].size == (64, 64)
     size = sum(path.stat().st_size for path in (trained / "model").rglob("*.safetensors"))
     assert size < 25e6
-    for name, steps in ("vae", SMALL.vae_steps), ("unet", sum(r.steps for r in SMALL.unet_rounds)):
+    for name, steps in ("vae", SMALL.vae_steps), ("unet", SMALL.unet_steps):
         assert (trained / f"{name}.png").stat().st_size > 1000
         assert len((trained / f"{name}.csv").read_text().splitlines()) == steps
 
@@ -118,7 +119,7 @@ from training.muon import Muon
 
 rng = np.random.default_rng(0)
 weights = {name: rng.standard_normal((30, 30)).astype("f") for name in "abc"}
-loop = Loop(Path(sys.argv[1]), weights, rounds=[(200, 1e-2)], average=0.9, every=0)
+loop = Loop(Path(sys.argv[1]), weights, steps=200, rate=1e-2, average=0.9, every=0)
 
 def loss(step):
     time.sleep(0.02)
@@ -162,7 +163,7 @@ def test_weights_and_average_are_those_of_the_last_step(tmp_path: Path) -> None:
     """On a loss that can be followed by hand: sign steps of Adam towards the minimum of |w - 3|."""
 
     def loop(steps: int) -> Loop:
-        return Loop(tmp_path / "w.safetensors", {"a/w": np.zeros(1, "f")}, rounds=[(steps, 0.1)], average=0.5)
+        return Loop(tmp_path / "w.safetensors", {"a/w": np.zeros(1, "f")}, steps=steps, rate=0.1, average=0.5)
 
     short = loop(400)
     short.run(lambda step: (short.weights["a/w"] - 3).abs().sum(), "test")
@@ -173,9 +174,9 @@ def test_weights_and_average_are_those_of_the_last_step(tmp_path: Path) -> None:
     assert again.part("a", averaged=True)["w"].item() == pytest.approx(3, abs=0.01)
 
 
-def test_each_round_begins_warm_and_ends_cold(tmp_path: Path) -> None:
+def test_training_begins_warm_and_ends_cold(tmp_path: Path) -> None:
     """Adam's step along a gradient that stays the same is as long as the learning rate."""
-    loop = Loop(tmp_path / "w.safetensors", {"a/w": np.zeros(1, "f")}, rounds=[(600, 1e-3), (800, 5e-4)], average=0.5)
+    loop = Loop(tmp_path / "w.safetensors", {"a/w": np.zeros(1, "f")}, steps=600, rate=1e-3, average=0.5)
     seen: list[float] = []
 
     def loss(step: int) -> torch.Tensor:
@@ -184,12 +185,10 @@ def test_each_round_begins_warm_and_ends_cold(tmp_path: Path) -> None:
 
     loop.run(loss, "test")
     rates = -np.diff(seen)
-    first, second = rates[:600], rates[600:]
-    for round, rate in ((first, 1e-3), (second, 5e-4)):
-        assert round[0] < 0.02 * rate
-        assert round.max() == pytest.approx(rate, rel=0.05)
-        assert (np.diff(round[100:]) <= 0.02 * rate).all()
-    assert first[-1] < 0.01 * 1e-3
+    assert rates[0] < 0.02e-3
+    assert rates.max() == pytest.approx(1e-3, rel=0.05)
+    assert (np.diff(rates[100:]) <= 0.02e-3).all()
+    assert rates[-1] < 0.01e-3
 
 
 def test_muon_takes_the_steps_of_torchs() -> None:
@@ -375,17 +374,26 @@ def test_evaluation_writes_figures_and_a_page(trained: Path, tmp_path: Path) -> 
 
 def test_clips_are_kept_as_they_were_encoded(trained: Path) -> None:
     """Beside each other and channel by channel: the networks' own order in memory is another."""
-    for folder, size in (("clips", SMALL.size), ("coarse", SMALL.size // 2)):
-        kept = encode_clips(trained / folder, trained / "checkpoint", _unused, SMALL.clips, "cpu")
-        vae = load_component("vae", trained / "checkpoint", TorchBackend("cpu", "float32"))
-        for i in (0, SMALL.clips - 1):
-            frames = clip(i, size=size).frames
-            expected = [modes(vae, pixels_of(torch.from_numpy(frame))[None, None])[0, 0] for frame in frames]
-            expected = torch.stack(expected).numpy() * vae.config.scaling_factor
-            np.testing.assert_allclose(kept.latents[i], expected, atol=4e-3)
-            np.testing.assert_array_equal(kept.first[i], frames[0])
-            nearest = np.abs(kept.pictures[i].astype(np.float32) * vae.config.scaling_factor - expected[0]).mean()
-            assert nearest < np.abs(expected).mean()
+    kept = encode_clips(trained / "clips", trained / "checkpoint", _unused, SMALL.clips, "cpu")
+    vae = load_component("vae", trained / "checkpoint", TorchBackend("cpu", "float32"))
+    for i in (0, SMALL.clips - 1):
+        frames = clip(i, size=SMALL.size).frames
+        latents = [modes(vae, pixels_of(torch.from_numpy(frame))[None, None])[0, 0] for frame in frames]
+        expected = torch.stack(latents).numpy() * vae.config.scaling_factor
+        np.testing.assert_allclose(kept.latents[i], expected, atol=4e-3)
+        np.testing.assert_array_equal(kept.first[i], frames[0])
+        nearest = np.abs(kept.pictures[i].astype(np.float32) * vae.config.scaling_factor - expected[0]).mean()
+        assert nearest < np.abs(expected).mean()
+
+
+def test_clips_drawn_by_several_processes_are_in_order(trained: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "SHARD", 3)
+        drawn = partial(clip, size=SMALL.size)
+        many = encode_clips(tmp_path, trained / "checkpoint", drawn, SMALL.clips, "cpu")
+    assert len(list(tmp_path.iterdir())) == 3
+    for i in range(SMALL.clips):
+        np.testing.assert_array_equal(many.first[i], clip(i, size=SMALL.size).frames[0])
 
 
 def _unused(index: int) -> Clip:

@@ -12,7 +12,7 @@ from svdkit.config import UNetConfig, from_dict, read_json
 from svdkit.hub import resolve_model
 
 from .run import Run
-from .settings import SETTINGS, Round, Settings
+from .settings import SETTINGS, Settings
 from .videos import VideoFolder
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -29,13 +29,12 @@ def main() -> None:
 @click.option("--autoencoder", type=_FOLDER, help="A checkpoint whose autoencoder is taken as it is.")
 @click.option("--device", default="cpu", show_default=True, help="Of torch.")
 @click.option("--dtype", default="float32", show_default=True, help="Of activations.")
-@click.option("--compile", is_flag=True, help="Compile the UNet's step first.")
-def train(folder: Path, settings: str, autoencoder: Path | None, device: str, dtype: str, compile: bool) -> None:
+def train(folder: Path, settings: str, autoencoder: Path | None, device: str, dtype: str) -> None:
     """Train a model of the world of training.world from nothing, and write it to FOLDER/model.
 
     Stopped at any moment, the same command goes on where it was, to the same weights.
     """
-    run = Run(folder, evolve(SETTINGS[settings], device=device, dtype=dtype, compile=compile))
+    run = Run(folder, evolve(SETTINGS[settings], device=device, dtype=dtype))
     run.begin(autoencoder=autoencoder)
     if autoencoder is None:
         run.train_autoencoder()
@@ -85,7 +84,8 @@ def finetune(
         size=size,
         frames=count,
         clips=len(clips),
-        unet_rounds=(Round(0, steps, rate),),
+        unet_steps=steps,
+        unet_rate=rate,
         unet_batch=batch,
     )
     run = Run(folder, settings)

@@ -32,8 +32,6 @@ def denoiser_loss(
     backend = TorchBackend(settings.device, settings.dtype)
     denoiser = trained_network(folder, "unet", backend, unet)
     encoder = trained_network(folder, "image_encoder", backend, image_encoder)
-    if settings.compile:
-        denoiser.compile()
     batch, device = settings.unet_batch, settings.device
     all_latents, all_pictures, all_first = (
         torch.from_numpy(values).to(device) for values in (clips.latents, clips.pictures, clips.first)

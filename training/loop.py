@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from svdkit.errors import NumericalError
 from .muon import Muon
 
 WARM_UP = 100
-"""Steps of a round over which the learning rate rises."""
+"""Steps over which the learning rate rises."""
 FALL = 0.8
 """Share of the steps, the last ones, over which it falls to zero along a line. Before, it does not depend on their
 number, so a run may still be made longer (arXiv:2405.18392)."""
@@ -39,7 +39,8 @@ class Loop:
     Args:
         path: the file; training goes on from it if it exists.
         weights: where training begins.
-        rounds: the steps of each, and its highest learning rate, of AdamW and of Muon (arXiv:2502.16982, section 2.2).
+        steps: how many there are.
+        rate: the highest learning rate, of AdamW and of Muon (arXiv:2502.16982, section 2.2).
         average: what the moving average keeps of itself a step, in the long run.
         device: of torch.
         every: seconds between two writes of the file.
@@ -50,13 +51,14 @@ class Loop:
         path: Path,
         weights: Mapping[str, Host],
         *,
-        rounds: Sequence[tuple[int, float]],
+        steps: int,
+        rate: float,
         average: float,
         device: str = "cpu",
         every: float = 60,
     ) -> None:
-        self.path, self.rounds, self.decay, self.every = path, rounds, average, every
-        self.step, self.steps = 0, sum(steps for steps, _ in rounds)
+        self.path, self.steps, self.rate, self.decay, self.every = path, steps, rate, average, every
+        self.step = 0
         # Muon takes matrices only, so a kernel is one of (out, the rest), and what is handed out is a view of it.
         self._leaves = {
             key: torch.tensor(
@@ -121,7 +123,7 @@ class Loop:
         return {key.removeprefix(f"{name}/"): w for key, w in tensors.items() if key.startswith(f"{name}/")}
 
     def _advance(self, loss: Callable[[int], Tensor]) -> float:
-        rate = self._rate()
+        rate = self.rate * min(1, (self.step + 1) / WARM_UP, (1 - self.step / self.steps) / FALL)
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -136,15 +138,6 @@ class Loop:
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.values()), list(self.weights.values()), 1 - decay)
         return float(value.detach())
-
-    def _rate(self) -> float:
-        """The learning rate of the step that comes."""
-        step = self.step
-        for steps, rate in self.rounds:
-            if step < steps:
-                return rate * min(1, (step + 1) / WARM_UP, (1 - step / steps) / FALL)
-            step -= steps
-        return 0.0
 
     def _tensors(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, but for its number."""

@@ -6,13 +6,13 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from attrs import evolve, frozen
+from attrs import frozen
 
 from svdkit import StableVideoDiffusionPipeline
 from svdkit.backend import Host
@@ -73,7 +73,7 @@ class Run:
     def train_autoencoder(self) -> None:
         """Train the autoencoder on the world, then set the scale that gives its latents unit variance."""
         s = self.settings
-        loop = self._loop("vae", {"vae": read_weights(self.checkpoint, "vae")}, [(s.vae_steps, s.vae_rate)])
+        loop = self._loop("vae", {"vae": read_weights(self.checkpoint, "vae")}, s.vae_steps, s.vae_rate)
         loss = autoencoder_loss(self.checkpoint, loop.part("vae"), s)
         loop.run(loss, "autoencoder", self._keep(loop, ("vae",), self._reconstructions))
         clips = encode_clips(self.folder / "measured", self.checkpoint, self.draw, min(MEASURED, s.clips), s.device)
@@ -97,15 +97,9 @@ class Run:
             config = from_dict(UNetConfig, read_json(self.checkpoint / "unet" / "config.json"))
             scaling_factor = read_json(self.checkpoint / "vae" / "config.json")["scaling_factor"]
             parts["unet"] = copying(parts["unet"], config, scaling_factor)
-        loop = self._loop("unet", parts, [(r.steps, r.rate) for r in s.unet_rounds])
+        loop = self._loop("unet", parts, s.unet_steps, s.unet_rate)
         networks = self.checkpoint, loop.part("unet"), loop.part("image_encoder")
-        coarse = fine = denoiser_loss(*networks, clips, s)
-        if any(r.coarse for r in s.unet_rounds):
-            small = encode_clips(self.folder / "coarse", self.checkpoint, self.draw_coarse, s.coarse_clips, s.device)
-            coarse = denoiser_loss(*networks, small, evolve(s, unet_batch=4 * s.unet_batch))
-        keep = self._keep(loop, tuple(parts), self._samples)
-        losses = [loss for r in s.unet_rounds for loss in (coarse,) * r.coarse + (fine,) * r.fine]
-        loop.run(lambda step: losses[step](step), "denoiser", keep)
+        loop.run(denoiser_loss(*networks, clips, s), "denoiser", self._keep(loop, tuple(parts), self._samples))
 
     def export(self, target: Path) -> None:
         """Write the model as it is now, in float16."""
@@ -115,16 +109,13 @@ class Run:
         """A clip of the world; the i-th has the seed i."""
         return clip(index, size=self.settings.size, frames=self.settings.frames)
 
-    def draw_coarse(self, index: int) -> Clip:
-        """The same clip at half the size."""
-        return clip(index, size=self.settings.size // 2, frames=self.settings.frames)
-
-    def _loop(self, stem: str, parts: Mapping[str, Mapping[str, Host]], rounds: Sequence[tuple[int, float]]) -> Loop:
+    def _loop(self, stem: str, parts: Mapping[str, Mapping[str, Host]], steps: int, rate: float) -> Loop:
         weights = {f"{name}/{key}": value for name, part in parts.items() for key, value in part.items()}
         return Loop(
             self.folder / f"{stem}.safetensors",
             weights,
-            rounds=rounds,
+            steps=steps,
+            rate=rate,
             average=self.settings.average,
             device=self.settings.device,
         )

@@ -47,26 +47,6 @@ IMAGE_ENCODER: dict[str, Any] = {
 
 
 @frozen
-class Round:
-    """Steps of the denoiser over which the learning rate rises, and falls to zero.
-
-    The rounds after the first take up what the one before has learned (arXiv:1608.03983).
-    """
-
-    coarse: int
-    """The first of its steps: on clips of half the size, and four times as many a step (arXiv:1912.00998)."""
-    fine: int
-    """The others."""
-    rate: float
-    """The highest of its learning rates."""
-
-    @property
-    def steps(self) -> int:
-        """All of them."""
-        return self.coarse + self.fine
-
-
-@frozen
 class Settings:
     """One training run. What is here, the clips and the number of threads decide every weight."""
 
@@ -75,8 +55,6 @@ class Settings:
     """Of torch."""
     dtype: str = "float32"
     """Of activations; weights, their averages and the optimiser's state are float32 always."""
-    compile: bool = False
-    """Whether the UNet's step is compiled."""
     average: float = 0.998
     """What the moving average of the weights keeps of itself a step."""
 
@@ -99,9 +77,9 @@ class Settings:
     image_encoder: dict[str, Any] = field(factory=IMAGE_ENCODER.copy)
     clips: int = 16000
     """How many the denoiser is trained on."""
-    coarse_clips: int = 24000
-    """How many of half the size."""
-    unet_rounds: tuple[Round, ...] = (Round(0, 3600, 4e-3),)
+    unet_steps: int = 1600
+    unet_rate: float = 4e-3
+    """The highest of the learning rates."""
     unet_batch: int = 48
     drop: float = 0.1
     """How often the conditioning is left out, for guidance (arXiv:2207.12598)."""
@@ -115,8 +93,7 @@ SMALL = evolve(
     clips=8,
     vae_steps=6,
     vae_batch=4,
-    coarse_clips=8,
-    unet_rounds=(Round(2, 1, 4e-3), Round(2, 3, 4e-3)),
+    unet_steps=8,
     unet_batch=2,
     samples=1,
     average=0.9,
