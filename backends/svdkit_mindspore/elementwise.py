@@ -9,7 +9,6 @@ of a gated layer included. Matrices are multiplied by MindSpore: this module is 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 
 import mindspore as ms
@@ -61,7 +60,7 @@ def add_rows(x: Array, rows: Array) -> Array:
     """`x` `(V, R, C)` plus a row of `(V, C)` each."""
     result = empty(*x.shape)
     (a, b), (y,) = _folded(x.asnumpy(), rows.asnumpy()), _folded(result.asnumpy())
-    share(lambda v, i, j: np.add(a[v, i:j], b[v], out=y[v, i:j]), _pieces_of_each(a.shape))
+    share(lambda u, v, i, j: np.add(a[u:v, i:j], b[u:v, None], out=y[u:v, i:j]), _pieces_of_each(a.shape))
     return result
 
 
@@ -93,29 +92,29 @@ def group_norm(x: Array, weight: Array, bias: Array, groups: int, eps: float, si
     (a, w, b), (y,) = _folded(x.asnumpy(), weight.asnumpy(), bias.asnumpy()), _folded(result.asnumpy())
     pieces = list(_pieces_of_each(a.shape))
 
-    def mean(part: Callable[[int, int, int], Host]) -> Host:
+    def mean(part: Callable[[int, int, int, int], Host]) -> Host:
         """Over rows, then over groups of channels, of the sums that `part` gives of a piece: `(V, C)`, folded."""
         sums = np.zeros((len(a), a.shape[2]))
-        for (v, *_), rows in zip(pieces, share(part, pieces), strict=True):
-            sums[v] += rows
+        for (u, v, *_), rows in zip(pieces, share(part, pieces), strict=True):
+            sums[u:v] += rows
         channels = sums.reshape(len(a), -1, groups, x.shape[2] // groups)
         means = channels.mean((1, 3), keepdims=True) / a.shape[1]
         return np.broadcast_to(means, channels.shape).reshape(sums.shape)
 
-    def squares(v: int, i: int, j: int) -> Host:
-        centred = a[v, i:j] - centre[v]
-        sums: Host = np.einsum("rc,rc->c", centred, centred)
+    def squares(u: int, v: int, i: int, j: int) -> Host:
+        centred = a[u:v, i:j] - centre[u:v, None]
+        sums: Host = np.einsum("vrc,vrc->vc", centred, centred)
         return sums
 
-    def apply(v: int, i: int, j: int) -> None:
+    def apply(u: int, v: int, i: int, j: int) -> None:
         # Centred first: the difference of two large numbers would lose the digits of a small spread.
-        rows = np.subtract(a[v, i:j], centre[v], out=y[v, i:j])
-        rows *= gain[v]
+        rows = np.subtract(a[u:v, i:j], centre[u:v, None], out=y[u:v, i:j])
+        rows *= gain[u:v, None]
         rows += b
         if silu:
             rows /= 1 + np.exp(-rows)
 
-    centre = mean(lambda v, i, j: a[v, i:j].sum(0)).astype(np.float32)
+    centre = mean(lambda u, v, i, j: a[u:v, i:j].sum(1)).astype(np.float32)
     gain = (w / np.sqrt(mean(squares) + eps)).astype(np.float32)
     share(apply, pieces)
     return result
@@ -156,7 +155,7 @@ def _folded(rows: Host, *vectors: Host) -> tuple[Host, ...]:
     Sums over fewer rows are also more exact, since NumPy adds one after another.
     """
     count, channels = rows.shape[-2:]
-    fold = math.gcd(count, max(1, WIDTH // channels))
+    fold = next(n for n in range(max(1, WIDTH // channels), 0, -1) if count % n == 0)
     return rows.reshape(*rows.shape[:-2], count // fold, fold * channels), *(np.tile(v, fold) for v in vectors)
 
 
@@ -165,5 +164,9 @@ def _pieces(rows: int, channels: int) -> Iterator[tuple[int, int]]:
     return ((i, min(i + step, rows)) for i in range(0, rows, step))
 
 
-def _pieces_of_each(shape: tuple[int, ...]) -> Iterator[tuple[int, int, int]]:
-    return ((v, i, j) for v in range(shape[0]) for i, j in _pieces(*shape[1:]))
+def _pieces_of_each(shape: tuple[int, ...]) -> Iterator[tuple[int, int, int, int]]:
+    """From u to v along the first axis, from i to j along the second: several of the first if they are small."""
+    several = max(1, PIECE // (shape[1] * shape[2]))
+    for u in range(0, shape[0], several):
+        for i, j in _pieces(*shape[1:]):
+            yield u, min(u + several, shape[0]), i, j
