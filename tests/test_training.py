@@ -286,8 +286,8 @@ def test_conditioning_is_given_and_left_out(recorder: tuple[_Recorder, list[floa
 
 
 def test_noise_on_the_picture_has_the_strength_that_is_told() -> None:
-    first = torch.from_numpy(clip(0).frames[:1])
-    clean, faint, strong = first[0] / 127.5 - 1, *noisy(first, torch.tensor([[0.02, 0.3]]), torch.Generator())[0]
+    first = torch.from_numpy(clip(0).frames[0])
+    clean, faint, strong = first / 127.5 - 1, *noisy(first, torch.tensor([0.02, 0.3]), torch.Generator())
     assert (faint - clean).std() == pytest.approx(0.02, rel=0.02)
     assert (strong - clean).std() == pytest.approx(0.3, rel=0.02)
 
@@ -378,7 +378,7 @@ def test_clips_are_kept_as_they_were_encoded(trained: Path) -> None:
     vae = load_component("vae", trained / "checkpoint", TorchBackend("cpu", "float32"))
     for i in (0, SMALL.clips - 1):
         frames = clip(i, size=SMALL.size).frames
-        latents = [modes(vae, pixels_of(torch.from_numpy(frame))[None, None])[0, 0] for frame in frames]
+        latents = [modes(vae, pixels_of(torch.from_numpy(frame[None])))[0] for frame in frames]
         expected = torch.stack(latents).numpy() * vae.config.scaling_factor
         np.testing.assert_allclose(kept.latents[i], expected, atol=4e-3)
         np.testing.assert_array_equal(kept.first[i], frames[0])
@@ -389,6 +389,7 @@ def test_clips_are_kept_as_they_were_encoded(trained: Path) -> None:
 def test_clips_drawn_by_several_processes_are_in_order(trained: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "SHARD", 3)
+        patch.setattr(data, "FEW", 2)
         drawn = partial(clip, size=SMALL.size)
         many = encode_clips(tmp_path, trained / "checkpoint", drawn, SMALL.clips, "cpu")
     assert len(list(tmp_path.iterdir())) == 3

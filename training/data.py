@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ AUGMENTATION = -3.0, 0.5
 """Mean and spread of the log strength of that noise (arXiv:2311.15127, appendix D)."""
 SHARD = 200
 """Clips in a file: what is lost when encoding is killed."""
-TOGETHER = 64
-"""Images encoded at a time."""
+FEW = 16
+"""Clips that are not worth another process."""
 
 
 @frozen
@@ -63,7 +63,7 @@ def encode_clips(folder: Path, checkpoint: Path, draw: Callable[[int], Clip], co
     Args:
         folder: of files of `SHARD` clips.
         checkpoint: whose autoencoder it is.
-        draw: gives a clip, in a process for each processor.
+        draw: gives a clip; called in a process for each processor if there are many.
         count: of clips.
         device: of torch.
     """
@@ -71,14 +71,12 @@ def encode_clips(folder: Path, checkpoint: Path, draw: Callable[[int], Clip], co
     paths = {start: folder / f"{start:06d}.safetensors" for start in range(0, count, SHARD)}
     if missing := [start for start, path in paths.items() if not path.exists()]:
         vae = load_component("vae", checkpoint, TorchBackend(device, "float32"))
-        shards: Any = DataLoader(
-            missing,  # type: ignore[arg-type]  # a list has all that it takes of a dataset
-            batch_size=None,
-            collate_fn=partial(_draw_shard, draw, count),
-            num_workers=min(len(missing) - 1, torch.get_num_threads()),
-        )
-        for start, clips in zip(missing, tqdm(shards, desc="encoding clips"), strict=True):
-            write_weights(paths[start], _encoded(vae, clips, start))
+        order = [i for start in missing for i in range(start, min(start + SHARD, count))]
+        workers = min(len(order) // FEW, torch.get_num_threads())
+        loader: Any = DataLoader(order, batch_size=None, collate_fn=draw, num_workers=workers)  # type: ignore[arg-type]
+        drawn = iter(tqdm(loader, desc="encoding clips"))
+        for start in missing:
+            write_weights(paths[start], _encoded(vae, list(islice(drawn, SHARD)), start))
     parts = [load_file(path) for path in paths.values()]
     return Clips(**{key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
 
@@ -89,17 +87,16 @@ def pixels_of(frames: Tensor) -> Tensor:
 
 
 def noisy(first: Tensor, strength: Tensor, rng: torch.Generator) -> Tensor:
-    """Pictures `(N, H, W, 3)` in bytes, with noise of strengths `(N, n)`: pixels `(N, n, H, W, 3)`."""
-    noise = torch.randn(*strength.shape, *first.shape[1:], generator=rng, device=first.device)
-    return pixels_of(first)[:, None] + strength[..., None, None, None] * noise
+    """One picture `(H, W, 3)` in bytes, with noise of each strength: pixels `(n, H, W, 3)`."""
+    noise = torch.randn(len(strength), *first.shape, generator=rng, device=first.device)
+    return pixels_of(first) + strength[:, None, None, None] * noise
 
 
 @torch.no_grad()
 def modes(vae: Any, pixels: Tensor) -> Tensor:
-    """Modes of the posterior of pixels `(N, n, H, W, 3)`, not scaled: `(N, n, channels, h, w)`."""
-    parts = [moments(vae, images).chunk(2, -1)[0] for images in torch.split(pixels.flatten(0, 1), TOGETHER)]
-    means = torch.cat(parts).permute(0, 3, 1, 2)
-    return means.reshape(*pixels.shape[:2], *means.shape[1:])
+    """Modes of the posterior of pixels `(n, H, W, 3)`, not scaled: `(n, channels, h, w)`."""
+    mean, _ = moments(vae, pixels).chunk(2, -1)
+    return mean.permute(0, 3, 1, 2)
 
 
 def clip_pixels(first: Tensor, size: int = 224) -> Tensor:
@@ -109,25 +106,23 @@ def clip_pixels(first: Tensor, size: int = 224) -> Tensor:
     return (rows @ (first.permute(0, 3, 1, 2) / 255) @ columns.T - mean) / std
 
 
-def _draw_shard(draw: Callable[[int], Clip], count: int, start: int) -> list[Clip]:
-    return [draw(i) for i in range(start, min(start + SHARD, count))]
-
-
 def _encoded(vae: Any, clips: list[Clip], seed: int) -> dict[str, npt.NDArray[Any]]:
     """The fields of `Clips`."""
     device = vae.backend.device
     rng = torch.Generator(device).manual_seed(seed)
-    frames = torch.from_numpy(np.stack([clip.frames for clip in clips])).to(device)
     mean, spread = AUGMENTATION
     strength = torch.exp(mean + spread * torch.randn(len(clips), PICTURES, generator=rng, device=device))
-    tensors = {
-        "latents": (modes(vae, pixels_of(frames)) * vae.config.scaling_factor).half(),
-        "pictures": modes(vae, noisy(frames[:, 0], strength, rng)).half(),
-        "strength": strength,
-        "first": frames[:, 0],
-    }
-    conditions = {
+    latents, pictures = [], []
+    for clip, s in zip(clips, strength, strict=True):
+        frames = torch.from_numpy(clip.frames).to(device)
+        encoded = modes(vae, torch.cat([pixels_of(frames), noisy(frames[0], s, rng)]))
+        latents.append(encoded[: len(frames)] * vae.config.scaling_factor)
+        pictures.append(encoded[len(frames) :])
+    return {
+        "latents": torch.stack(latents).half().cpu().numpy(),
+        "pictures": torch.stack(pictures).half().cpu().numpy(),
+        "strength": strength.cpu().numpy(),
+        "first": np.stack([clip.frames[0] for clip in clips]),
         "fps": np.array([clip.fps for clip in clips], np.float32),
         "motion_bucket_id": np.array([clip.motion_bucket_id for clip in clips], np.float32),
     }
-    return {key: value.cpu().numpy() for key, value in tensors.items()} | conditions

@@ -43,7 +43,8 @@ class Muon(torch.optim.Optimizer):
             weights = [w for w in group["params"] if w.grad is not None]
             gradients = [w.grad for w in weights]
             for w in weights:
-                self.state[w].setdefault("momentum_buffer", torch.zeros_like(w))
+                if not self.state[w]:
+                    self.state[w]["momentum_buffer"] = torch.zeros_like(w)
             means = [self.state[w]["momentum_buffer"] for w in weights]
             torch._foreach_lerp_(means, gradients, 1 - momentum)
             ahead = torch._foreach_lerp(gradients, means, momentum)
