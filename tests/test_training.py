@@ -115,7 +115,6 @@ import sys, time
 from pathlib import Path
 import numpy as np, torch
 from training.loop import Loop
-from training.muon import Muon
 
 rng = np.random.default_rng(0)
 weights = {name: rng.standard_normal((30, 30)).astype("f") for name in "abc"}
