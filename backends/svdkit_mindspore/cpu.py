@@ -1,16 +1,15 @@
 """MindSpore on a CPU, where only some operators are fast; times below are for 5.9 M elements on two cores.
 
-Maps are `(N, H, W, C)`, so tokens are the same memory. Convolutions are Winograd's where that pays, and else products
-of gathered patches with the weights, since the stock `conv2d` is a reference loop here (44 s where patches take 0.15).
-Over time they are Winograd's too. Strided copies take 20 ms where gathering whole rows takes 2: rows are therefore
-shuffled and padded by gathering them with index tables, which are made once for each shape. What is done element by
-element NumPy does (`elementwise`).
+Maps are `(N, H, W, C)`, so tokens are the same memory. Convolutions are Winograd's where that pays, over time too, and
+else products of gathered patches with the weights, since the stock `conv2d` is a reference loop here (44 s where
+patches take 0.15). Strided copies take 20 ms where gathering whole rows takes 2: rows are therefore shuffled and padded
+by gathering them with index tables, which are made once for each shape. What is done element by element compiled loops
+do (`elementwise`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from functools import cache
 from typing import Any
 
 import mindspore as ms
@@ -19,21 +18,18 @@ import numpy.typing as npt
 from mindspore import Parameter, ops
 
 from svdkit import winograd
-from svdkit.backend import Array, Call, Host, Layer, Map, Shape
+from svdkit.backend import Array, Call, Host, Layer, Map, Shape, mix_share
 
 from . import elementwise, memory, tables, traced
 from .base import IN_GRAPH, MindSporeBackend, constant
+from .threads import keep_workers_apart
 
 PATCH_ELEMENTS = 2**25
 """Patches gathered at a time: 128 MB. Smaller pieces are no faster, larger ones no longer fit beside the weights."""
-TILE_ELEMENTS = 2**24
-"""Numbers in the tiles that Winograd's convolution transforms at a time: 64 MB."""
 SCORE_ELEMENTS = 2**26
 """Attention scores held at a time: 256 MB, and again for their softmax."""
 WINOGRAD_CHANNELS = 64
 """From how many on convolutions are Winograd's; patches are the alternative."""
-TOGETHER = 16
-"""Frames up to which several videos share the transforms over time, whose matrices grow with the square of them."""
 
 _matmul = ops.MatMul()
 _matmul_t = ops.MatMul(transpose_b=True)
@@ -83,9 +79,10 @@ class MindSporeCPU(MindSporeBackend):
         # Asynchronous launch keeps a core spinning and halves the speed of matrix products on two. The setting is
         # the process's, and MindSpore heeds it only before its first operator: it is made here and left so.
         ms.runtime.launch_blocking()
+        keep_workers_apart()
 
     def scratch(self, call: Call) -> Sequence[int]:
-        bounds = WINOGRAD_CHANNELS, PATCH_ELEMENTS, TILE_ELEMENTS, SCORE_ELEMENTS, TOGETHER
+        bounds = WINOGRAD_CHANNELS, PATCH_ELEMENTS, elementwise.TILE_ELEMENTS, SCORE_ELEMENTS
         return [call.itemsize * n for n in memory.scratch(call, *bounds)]
 
     def held(self, kernel: str, weight: Shape, stride: int = 1) -> int:
@@ -141,32 +138,9 @@ class MindSporeCPU(MindSporeBackend):
         return apply
 
     def _winograd(self, weight: Host, bias: Host | None, m: int) -> Layer:
-        """A 3x3 convolution of stride 1 in tiles of m x m results: 2.25 or 4 times fewer products than of patches."""
-        out, channels = weight.shape[:2]
-        a, _, b = winograd.matrices(m)
-        forth, back = constant(np.kron(b, b), self.dtype), constant(np.kron(a, a), self.dtype)
         factors = constant(winograd.transform_weights(weight, m), self.dtype)
-        offset = constant(np.zeros(out) if bias is None else bias, self.dtype)
-        taps = (m + 2) ** 2
-
-        def products(rows: Array, table: Array) -> Array:
-            """Of the tiles that the table gathers: `(m^2, tiles, O)`."""
-            step = max(1, TILE_ELEMENTS // (taps * max(channels, out)))
-            pieces = []
-            for start in range(0, table.shape[1], step):
-                tiles = reshaped(ops.gather(rows, _part(table, start, step, 1), 0), taps, -1)
-                pieces.append(reshaped(_tile_products(forth, tiles, factors, back), m * m, -1, out))
-            return self.concat(pieces, 1)
-
-        def apply(x: Map) -> Map:
-            n, h, w, _ = x.shape
-            inputs = _table(lambda: tables.tiles(n, h, w, m), "tiles", n, h, w, m)
-            outputs = _table(lambda: tables.untiles(n, h, w, m), "untiles", n, h, w, m)
-            y = products(ops.concat((reshaped(x, -1, channels), ops.zeros((1, channels), x.dtype)), 0), inputs)
-            y = ops.gather(reshaped(y, -1, out), outputs, 0)
-            return reshaped(_each().add_bias(y, offset), n, h, w, out)
-
-        return apply
+        offset = constant(np.zeros(len(weight)) if bias is None else bias, self.dtype)
+        return lambda x: _each().conv2d(x, factors, offset, m)
 
     def temporal_conv(self, weight: Host, bias: Host) -> Layer:
         out, channels, kernel = weight.shape[:3]
@@ -184,32 +158,20 @@ class MindSporeCPU(MindSporeBackend):
         return apply
 
     def _winograd_in_time(self, weight: Host, bias: Host, m: int) -> Layer:
-        """A convolution over time in tiles of m frames. Transforms are products along frames; nothing is gathered."""
-        out, channels = weight.shape[:2]
         factors = constant(winograd.transform_weights(weight, m), self.dtype)
         offset = constant(bias, self.dtype)
-
-        def products(rows: Array, frames: int) -> Array:
-            """Of the frames of some videos, `(F, P, C)`, without the bias: `(F, P, O)`."""
-            count, positions, _ = rows.shape
-            forth, back = _time_matrices(count // frames, frames, m)
-            step = max(1, TILE_ELEMENTS // (forth.shape[0] * max(channels, out)))
-            pieces = []
-            for start in range(0, positions, step):
-                tiles = reshaped(_part(rows, start, step, 1), count, -1)
-                pieces.append(reshaped(_tile_products(forth, tiles, factors, back), count, -1, out))
-            return self.concat(pieces, 1)
+        a, _, b = winograd.matrices(m)
+        middle = constant(a[0] * b[:, 1], self.dtype)  # what of each factor a frame has that is alone
 
         def apply(x: Map, frames: int) -> Map:
-            n, h, w, _ = x.shape
-            if frames == 1:  # zeros on either side: the middle tap is all that counts
-                forth, back = _time_matrices(1, 1, m)
-                matrix = _matmul(back * reshaped(forth, 1, m + 2), reshaped(factors, m + 2, -1))
-                y = _matmul_t(reshaped(x, -1, channels), reshaped(matrix, out, channels))
-                return reshaped(_each().add_bias(y, offset), n, h, w, out)
-            rows, together = reshaped(x, n, h * w, channels), frames * max(1, TOGETHER // frames)
-            y = self.concat([products(_part(rows, i, together), frames) for i in range(0, n, together)], 0)
-            return reshaped(_each().add_bias(reshaped(y, -1, out), offset), n, h, w, out)
+            n, h, w, channels = x.shape
+            if frames == 1:  # zeros on either side
+                matrix = _matmul(reshaped(middle, 1, -1), reshaped(factors, m + 2, -1))
+                y = _matmul_t(reshaped(x, -1, channels), reshaped(matrix, -1, channels))
+                y = _each().add_bias(y, offset)
+            else:
+                y = _each().temporal_conv(reshaped(x, n, h * w, channels), frames, factors, offset, m)
+            return reshaped(y, n, h, w, factors.shape[1])
 
         return apply
 
@@ -266,8 +228,12 @@ class MindSporeCPU(MindSporeBackend):
         scale, shift = constant(weight, self.dtype), constant(bias, self.dtype)
         return lambda x: reshaped(_each().layer_norm(reshaped(x, -1, x.shape[-1]), scale, shift, eps), *x.shape)
 
+    def mix(self, factor: Host, flip: bool) -> Layer:
+        weight = mix_share(factor, flip)
+        return lambda a, b: _each().mix(a, b, weight)
+
     def gelu(self, x: Array) -> Array:
-        return reshaped(_each().gelu(reshaped(x, -1, x.shape[-1])), *x.shape)
+        return _each().gelu(x)
 
     def attention(self, q: Array, k: Array, v: Array, heads: int) -> Array:
         return self._attention(q, k, v, 1, heads)
@@ -313,14 +279,6 @@ class MindSporeCPU(MindSporeBackend):
         return reshaped(ops.gather(reshaped(y, -1, rows * heads, y.shape[2]), table, 1), *shape)
 
 
-def _tile_products(forth: Array, tiles: Array, factors: Array, back: Array) -> Array:
-    """Winograd's convolution of tiles, each column a number that is transformed along rows; factors `(taps, O, I)`."""
-    taps, _, channels = factors.shape
-    y = _matmul(forth, tiles)
-    y = _bmm_t(reshaped(y, taps, -1, channels), factors)
-    return _matmul(back, reshaped(y, back.shape[1], -1))
-
-
 _TABLES: dict[tuple[object, ...], Parameter] = {}
 
 
@@ -329,9 +287,3 @@ def _table(make: Callable[[], npt.NDArray[np.int64]], *key: object) -> Parameter
     if key not in _TABLES:
         _TABLES[key] = constant(make().astype(np.int32), "int32")
     return _TABLES[key]
-
-
-@cache
-def _time_matrices(videos: int, frames: int, m: int) -> tuple[Parameter, Parameter]:
-    forth, back = winograd.time_matrices(videos, frames, m)
-    return constant(forth, "float32"), constant(back, "float32")

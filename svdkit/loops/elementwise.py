@@ -1,0 +1,190 @@
+"""Activations, biases and norms, each in one pass over memory, or two where statistics come first."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from .compiled import compiled, summed_in_lanes
+from .threads import share
+
+Floats = npt.NDArray[np.float32]
+
+ROWS = 64
+"""Rows that are summed in float32, before their sums are added up in float64."""
+
+
+def add_bias(x: Floats, bias: Floats) -> None:
+    """Adds a bias `(C,)` to the rows of `x` `(R, C)`, in place."""
+    share(lambda i, j: _add_row(x, bias, x, i, j), *x.shape)
+
+
+def add_rows(x: Floats, rows: Floats, out: Floats) -> None:
+    """`x` `(V, R, C)` plus a row of `(V, C)` each."""
+    share(lambda i, j: _add_rows(x, rows, out, i, j), x.shape[0] * x.shape[1], x.shape[2])
+
+
+def mix(a: Floats, b: Floats, weight: float, out: Floats) -> None:
+    """`weight * a + (1 - weight) * b`, of any shape."""
+    a, b, out, share_of_a = a.ravel(), b.ravel(), out.reshape(-1), np.float32(weight)
+    share(lambda i, j: _mix(a, b, share_of_a, out, i, j), out.size, 1)
+
+
+def gelu(x: Floats, out: Floats) -> None:
+    """`x * Phi(x)`, of any shape."""
+    x, out = x.ravel(), out.reshape(-1)
+    share(lambda i, j: _gelu_of_each(x, out, i, j), out.size, 1)
+
+
+def geglu(value: Floats, value_bias: Floats, gate: Floats, gate_bias: Floats) -> None:
+    """`(value + value_bias) * gelu(gate + gate_bias)` of `(R, C)`, in the memory of the gate."""
+    share(lambda i, j: _geglu(value, value_bias, gate, gate_bias, i, j), *gate.shape)
+
+
+def group_norm(x: Floats, weight: Floats, bias: Floats, groups: int, eps: float, silu: bool, out: Floats) -> None:
+    """Of `(V, R, C)`, each of V by the statistics of its R rows over groups of channels; then SiLU, if asked for."""
+    videos, rows, channels = x.shape
+    sums = np.zeros((videos, 2, channels))
+    for v, part in share(lambda i, j: _moments(x, i, j), videos * rows, channels):
+        sums[v : v + len(part)] += part
+    # Of each channel, relative to the first row, so that a mean far from zero takes no digits of the spread.
+    offset, square = np.moveaxis(sums.reshape(videos, 2, groups, -1) / rows, 1, 0)
+    means = x[:, 0].reshape(offset.shape) + offset
+    mean = means.mean(2, keepdims=True)
+    variance = (square - offset**2 + (means - mean) ** 2).mean(2, keepdims=True)
+    gain = weight.reshape(groups, -1) / np.sqrt(variance + eps)
+    # Centred by the mean as float32 has it; what that leaves of the mean goes to the bias.
+    centre = np.broadcast_to(mean, means.shape).astype(np.float32)
+    shift = bias.reshape(groups, -1) - (mean - centre) * gain
+    rows_of = [y.astype(np.float32).reshape(videos, channels) for y in (centre, gain, shift)]
+    share(lambda i, j: _normalise(x, *rows_of, silu, out, i, j), videos * rows, channels)
+
+
+def layer_norm(x: Floats, weight: Floats, bias: Floats, eps: float, out: Floats) -> None:
+    """Of the rows of `(R, C)`."""
+    share(lambda i, j: _layer_norm(x, weight, bias, np.float32(eps), out, i, j), *x.shape)
+
+
+@compiled
+def _exp(x: float) -> float:
+    """To float32's digits, from 1e-38 to 1e38."""
+    x = min(max(x, np.float32(-87)), np.float32(89))  # of 89, infinity
+    n = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
+    # ln 2 in two parts, the first of which has few digits, so that its multiples are exact.
+    r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
+    # Minimax polynomial of exp on |r| < ln 2 / 2.
+    y = np.float32(1.9875691500e-4)
+    y = y * r + np.float32(1.3981999507e-3)
+    y = y * r + np.float32(8.3334519073e-3)
+    y = y * r + np.float32(4.1665795894e-2)
+    y = y * r + np.float32(1.6666665459e-1)
+    y = y * r + np.float32(5.0000001201e-1)
+    y = y * r * r + r + np.float32(1)
+    power = np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+    return y * power
+
+
+@compiled
+def _silu(x: float) -> float:
+    return x / (np.float32(1) + _exp(-x))
+
+
+@compiled
+def _gelu(x: float) -> float:
+    # Minimax fit of -logit(Phi(x)) / x over 0 < x < 5.8, by powers of x^2: off by 6e-7 in x * Phi(x).
+    s = x * x
+    p = np.float32(-3.61130496e-09)
+    p = p * s + np.float32(2.66896020e-07)
+    p = p * s + np.float32(-7.93827032e-06)
+    p = p * s + np.float32(1.10480687e-04)
+    p = p * s + np.float32(6.62587852e-05)
+    p = p * s + np.float32(-7.26685656e-02)
+    p = p * s + np.float32(-1.595768432)
+    return x / (np.float32(1) + _exp(p * x))
+
+
+@compiled
+def _add_row(x: Floats, row: Floats, out: Floats, i: int, j: int) -> None:
+    for r in range(i, j):
+        for c in range(x.shape[1]):
+            out[r, c] = x[r, c] + row[c]
+
+
+@compiled
+def _add_rows(x: Floats, rows: Floats, out: Floats, i: int, j: int) -> None:
+    for r in range(i, j):
+        v, k = divmod(r, x.shape[1])
+        for c in range(x.shape[2]):
+            out[v, k, c] = x[v, k, c] + rows[v, c]
+
+
+@compiled
+def _mix(a: Floats, b: Floats, weight: float, out: Floats, i: int, j: int) -> None:
+    a, b, out = a[i:j], b[i:j], out[i:j]
+    for k in range(out.size):
+        out[k] = b[k] + (a[k] - b[k]) * weight
+
+
+@compiled
+def _gelu_of_each(x: Floats, out: Floats, i: int, j: int) -> None:
+    x, out = x[i:j], out[i:j]
+    for k in range(out.size):
+        out[k] = _gelu(x[k])
+
+
+@compiled
+def _geglu(value: Floats, value_bias: Floats, gate: Floats, gate_bias: Floats, i: int, j: int) -> None:
+    for r in range(i, j):
+        for c in range(gate.shape[1]):
+            gate[r, c] = (value[r, c] + value_bias[c]) * _gelu(gate[r, c] + gate_bias[c])
+
+
+@compiled
+def _moments(x: Floats, i: int, j: int) -> tuple[int, npt.NDArray[np.float64]]:
+    """Sums, and sums of squares, of rows less the first row, of each video that these rows are of: `(videos, 2, C)`."""
+    _, rows, channels = x.shape
+    first = i // rows
+    total = np.zeros(((j - 1) // rows + 1 - first, 2, channels))
+    while i < j:
+        v, begin = divmod(i, rows)
+        end = min(begin + ROWS, rows, begin + j - i)
+        sums, squares = np.zeros(channels, np.float32), np.zeros(channels, np.float32)
+        for r in range(begin, end):
+            for c in range(channels):
+                d = x[v, r, c] - x[v, 0, c]
+                sums[c] += d
+                squares[c] += d * d
+        for c in range(channels):
+            total[v - first, 0, c] += sums[c]
+            total[v - first, 1, c] += squares[c]
+        i += end - begin
+    return first, total
+
+
+@compiled
+def _normalise(x: Floats, centre: Floats, gain: Floats, shift: Floats, silu: bool, out: Floats, i: int, j: int) -> None:
+    for row in range(i, j):
+        v, r = divmod(row, x.shape[1])
+        # Centred first: the difference of two large numbers would lose the digits of a small spread.
+        if silu:
+            for c in range(x.shape[2]):
+                out[v, r, c] = _silu((x[v, r, c] - centre[v, c]) * gain[v, c] + shift[v, c])
+        else:
+            for c in range(x.shape[2]):
+                out[v, r, c] = (x[v, r, c] - centre[v, c]) * gain[v, c] + shift[v, c]
+
+
+@summed_in_lanes
+def _layer_norm(x: Floats, weight: Floats, bias: Floats, eps: float, out: Floats, i: int, j: int) -> None:
+    channels = x.shape[1]
+    for r in range(i, j):
+        total = np.float32(0)
+        for c in range(channels):
+            total += x[r, c]
+        mean = np.float32(total / channels)
+        squares = np.float32(0)
+        for c in range(channels):
+            squares += (x[r, c] - mean) * (x[r, c] - mean)
+        gain = np.float32(1 / np.sqrt(squares / channels + eps))
+        for c in range(channels):
+            out[r, c] = (x[r, c] - mean) * gain * weight[c] + bias[c]
