@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 from functools import cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +46,7 @@ def tile(weight: tuple[int, ...], channels: int, stride: int = 1) -> int:
 
 
 def transformed_size(weight: tuple[int, ...], m: int) -> int:
-    """Elements of `transform_weights`."""
+    """Elements of the weights, once they are transformed."""
     return math.prod(weight[:2]) * (m + 2) ** (2 if len(weight) == 4 else 1)
 
 
@@ -84,16 +83,10 @@ def _inverse(matrix: list[list[Fraction]]) -> list[list[Fraction]]:
     return [row[n:] for row in rows]
 
 
-def transform_weights(weight: npt.NDArray[Any], m: int) -> npt.NDArray[np.float32]:
-    """`G w G'` of weights `(O, I, 3, 3)`, as `((m + 2)^2, O, I)`; or `G w` of `(O, I, 3, 1, 1)`, as `(m + 2, O, I)`.
-
-    One product, which reads them as they lie.
-    """
-    _, g, _ = matrices(m)
-    taps = weight.reshape(-1, weight[0, 0].size).astype(np.float32)
-    transform = np.kron(g, g) if taps.shape[1] == 9 else g
-    transformed: npt.NDArray[np.float32] = transform.astype(np.float32) @ taps.T
-    return transformed.reshape(-1, *weight.shape[:2])
+def of_one_frame(m: int) -> Matrix:
+    """How much of each factor `(m + 2, O, I)` a frame without neighbours is multiplied by: `(m + 2,)`."""
+    a, _, b = matrices(m)
+    return np.asarray(a[0] * b[:, 1])
 
 
 def time_matrices(videos: int, frames: int, m: int) -> tuple[Matrix, Matrix]:

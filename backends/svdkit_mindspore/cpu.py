@@ -19,6 +19,8 @@ from mindspore import Parameter, ops
 
 from svdkit import winograd
 from svdkit.backend import Array, Call, Host, Layer, Map, Shape, mix_share
+from svdkit.loops import winograd as loops
+from svdkit.loops.weights import to_float32
 
 from . import elementwise, memory, tables, traced
 from .base import IN_GRAPH, MindSporeBackend, constant
@@ -121,8 +123,8 @@ class MindSporeCPU(MindSporeBackend):
             return self.linear(weight[:, :, 0, 0], bias)
         if padding == (1, 1) and (m := winograd.tile(weight.shape, WINOGRAD_CHANNELS, stride)):
             return self._winograd(weight, bias, m)
-        matrix = constant(weight.transpose(0, 2, 3, 1).reshape(out, -1), self.dtype)
-        offset = constant(np.zeros(out) if bias is None else bias, self.dtype)
+        matrix = _weight(weight.transpose(0, 2, 3, 1).reshape(out, -1))
+        offset = _weight(np.zeros(out) if bias is None else bias)
         before, after = padding
 
         def apply(x: Map) -> Map:
@@ -138,16 +140,16 @@ class MindSporeCPU(MindSporeBackend):
         return apply
 
     def _winograd(self, weight: Host, bias: Host | None, m: int) -> Layer:
-        factors = constant(winograd.transform_weights(weight, m), self.dtype)
-        offset = constant(np.zeros(len(weight)) if bias is None else bias, self.dtype)
+        factors = _weight(loops.transform_weights(weight, m))
+        offset = _weight(np.zeros(len(weight)) if bias is None else bias)
         return lambda x: _each().conv2d(x, factors, offset, m)
 
     def temporal_conv(self, weight: Host, bias: Host) -> Layer:
         out, channels, kernel = weight.shape[:3]
         if m := winograd.tile(weight.shape, WINOGRAD_CHANNELS):
             return self._winograd_in_time(weight, bias, m)
-        matrix = constant(weight[..., 0, 0].transpose(0, 2, 1).reshape(out, -1), self.dtype)
-        offset = constant(bias, self.dtype)
+        matrix = _weight(weight[..., 0, 0].transpose(0, 2, 1).reshape(out, -1))
+        offset = _weight(bias)
 
         def apply(x: Map, frames: int) -> Map:
             n, h, w, _ = x.shape
@@ -158,15 +160,14 @@ class MindSporeCPU(MindSporeBackend):
         return apply
 
     def _winograd_in_time(self, weight: Host, bias: Host, m: int) -> Layer:
-        factors = constant(winograd.transform_weights(weight, m), self.dtype)
-        offset = constant(bias, self.dtype)
-        a, _, b = winograd.matrices(m)
-        middle = constant(a[0] * b[:, 1], self.dtype)  # what of each factor a frame has that is alone
+        factors = _weight(loops.transform_weights(weight, m))
+        offset = _weight(bias)
+        alone = _weight(winograd.of_one_frame(m)[None])
 
         def apply(x: Map, frames: int) -> Map:
             n, h, w, channels = x.shape
-            if frames == 1:  # zeros on either side
-                matrix = _matmul(reshaped(middle, 1, -1), reshaped(factors, m + 2, -1))
+            if frames == 1:
+                matrix = _matmul(alone, reshaped(factors, m + 2, -1))
                 y = _matmul_t(reshaped(x, -1, channels), reshaped(matrix, -1, channels))
                 y = _each().add_bias(y, offset)
             else:
@@ -192,8 +193,8 @@ class MindSporeCPU(MindSporeBackend):
 
     def linear(self, weight: Host, bias: Host | None) -> Layer:
         # `ops.dense` takes 250 ms where the product takes 74.
-        matrix = constant(weight, self.dtype)
-        offset = None if bias is None else constant(bias, self.dtype)
+        matrix = _weight(weight)
+        offset = None if bias is None else _weight(bias)
 
         def apply(x: Array) -> Array:
             y = _matmul_t(reshaped(x, -1, x.shape[-1]), matrix)
@@ -206,7 +207,7 @@ class MindSporeCPU(MindSporeBackend):
     def geglu(self, weight: Host, bias: Host) -> Layer:
         # Two products: the halves of one would not be contiguous.
         half = weight.shape[0] // 2
-        value, gate, b, c = (constant(w, self.dtype) for x in (weight, bias) for w in (x[:half], x[half:]))
+        value, gate, b, c = (_weight(w) for x in (weight, bias) for w in (x[:half], x[half:]))
 
         def apply(x: Array) -> Array:
             rows = reshaped(x, -1, x.shape[-1])
@@ -216,7 +217,7 @@ class MindSporeCPU(MindSporeBackend):
         return apply
 
     def group_norm(self, weight: Host, bias: Host, groups: int, eps: float, silu: bool) -> Layer:
-        scale, shift = constant(weight, self.dtype), constant(bias, self.dtype)
+        scale, shift = _weight(weight), _weight(bias)
 
         def apply(x: Map, frames: int = 1) -> Map:
             rows = reshaped(x, x.shape[0] // frames, -1, x.shape[-1])
@@ -225,7 +226,7 @@ class MindSporeCPU(MindSporeBackend):
         return apply
 
     def layer_norm(self, weight: Host, bias: Host, eps: float) -> Layer:
-        scale, shift = constant(weight, self.dtype), constant(bias, self.dtype)
+        scale, shift = _weight(weight), _weight(bias)
         return lambda x: reshaped(_each().layer_norm(reshaped(x, -1, x.shape[-1]), scale, shift, eps), *x.shape)
 
     def mix(self, factor: Host, flip: bool) -> Layer:
@@ -277,6 +278,10 @@ class MindSporeCPU(MindSporeBackend):
         rows = shape[1] * frames if frames > 1 else shape[1]
         table = _table(lambda: np.argsort(tables.split(rows, frames, heads)), "merge", rows, frames, heads)
         return reshaped(ops.gather(reshaped(y, -1, rows * heads, y.shape[2]), table, 1), *shape)
+
+
+def _weight(values: Host) -> Array:
+    return constant(to_float32(values), "float32")
 
 
 _TABLES: dict[tuple[object, ...], Parameter] = {}

@@ -20,12 +20,14 @@ from torch import Tensor
 from svdkit.backend import Array, Backend, Call, Device, Host, Layer, Map, Shape, mix_share
 from svdkit.backend import F as Function
 from svdkit.errors import InputError
+from svdkit.loops import elementwise
 from svdkit.memory import Memory
 from svdkit.memory.malloc import keep_freed_memory
 from svdkit.winograd import transformed_size
 
 from . import memory, packed, winograd
 from .devices import KINDS, default_dtype, find_device, found_devices
+from .recording import is_recorded
 
 SCORE_ELEMENTS = 2**26
 """Attention scores held at a time where torch has no kernel that needs none."""
@@ -63,7 +65,7 @@ class TorchBackend(Backend):
         return [memory.scratch(call, self._packs, self._transforms()) * call.itemsize]
 
     def held(self, kernel: str, weight: Shape, stride: int = 1) -> int:
-        m = winograd.tile(weight, stride, (1, 1)) if self._transforms() else 0
+        m = winograd.tile(weight, stride) if self._transforms() else 0
         return transformed_size(weight, m) if m else super().held(kernel, weight)
 
     def memory(self) -> Memory:
@@ -142,13 +144,15 @@ class TorchBackend(Backend):
         if weight.shape[2] == stride == 1 and before == after == 0:
             return self.linear(weight[:, :, 0, 0], bias)
         if self._transforms(weight, bias) and (m := winograd.tile(weight.shape, stride, padding)):
-            return winograd.conv2d(weight, self._weight(bias)(), m)
+            return winograd.conv2d(weight, bias, m)
         if before == after:
             return self._conv2d(weight, bias, stride, (before, before))
         conv = self._conv2d(weight, bias, stride, (0, 0))
         return lambda x: conv(F.pad(x, (0, 0, before, after, before, after)))
 
     def temporal_conv(self, weight: Host, bias: Host) -> Layer:
+        if self._transforms(weight, bias) and (m := winograd.tile(weight.shape)):
+            return winograd.temporal_conv(weight, bias, m)
         # Frames by positions are an image too, so this is a 2D convolution of a view: 525 GFLOP/s, nothing copied.
         out, reach = weight.shape[0], weight.shape[2] // 2
         conv = self._conv2d(weight[..., 0], bias, 1, (reach, 0))
@@ -181,6 +185,7 @@ class TorchBackend(Backend):
 
     def group_norm(self, weight: Host, bias: Host, groups: int, eps: float, silu: bool) -> Layer:
         w, b = self._weight(weight), self._weight(bias)
+        loops = self._device.type == "cpu" and self._dtype is torch.float32 and not _trained(weight, bias)
         # In 16 bits torch's own is exact enough, and faster, but its gradients take three times as long.
         exact = self._device.type == "cpu" and (self._dtype.itemsize > 2 or _trained(weight))
         fuses = self._fuses(weight, bias)
@@ -189,6 +194,8 @@ class TorchBackend(Backend):
             rows = x.reshape(x.shape[0] // frames, -1, x.shape[3])  # all positions of all frames of a video
             if fuses(x):
                 return fused().group_norm(rows, groups, w(), b(), eps, silu).reshape(x.shape)
+            if loops and not is_recorded(x):
+                return _looped_group_norm(rows, groups, w(), b(), eps, silu).reshape(x.shape)
             normalise = _group_norm if exact else _native_group_norm
             y = normalise(rows, groups, w(), b(), eps).reshape(x.shape)
             return F.silu(y) if silu else y
@@ -232,7 +239,7 @@ class TorchBackend(Backend):
         takes = self._device.type == "cuda" and self._dtype.itemsize <= 4 and not _trained(*weights)
         if not takes or importlib.util.find_spec("triton") is None:
             return lambda x: False
-        return lambda x: not (torch.compiler.is_compiling() or (x.requires_grad and torch.is_grad_enabled()))
+        return lambda x: not is_recorded(x)
 
     # Functions
 
@@ -303,8 +310,17 @@ def _native_group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps
     return torch.group_norm(x[:, :, None].permute(0, 3, 1, 2), groups, weight, bias, eps).permute(0, 2, 3, 1)
 
 
+def _looped_group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, silu: bool) -> Tensor:
+    """To float32's digits on a CPU, of rows `(V, P, C)`, in two passes over memory."""
+    y = torch.empty(x.shape)
+    elementwise.group_norm(
+        x.detach().contiguous().numpy(), weight.numpy(), bias.numpy(), groups, eps, silu, y.numpy()
+    )
+    return y
+
+
 def _group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """To float32's digits on a CPU, of rows `(V, P, C)`.
+    """To float32's digits on a CPU, of rows `(V, P, C)`, in operators that torch can record.
 
     There torch's own sums channels-last maps and their squares one after another: it is off by 2e-5 on the VAE's maps,
     and by 1e-3 to 3e-2 where the mean is 100 times the spread. This takes twice as long, 2 % of a decode.

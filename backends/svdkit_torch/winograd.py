@@ -1,59 +1,109 @@
-"""Winograd's 3x3 convolution on a CPU, in float32, where oneDNN's own is direct: half of the time in the UNet.
+"""Winograd's convolutions on a CPU, in float32, where oneDNN's own are direct: half of the time in the UNet.
 
-Tiles are transformed by products with small matrices (`svdkit.winograd`), and multiplied by MKL, which reaches 90 % of
-the peak in batches. In 16 bits the transforms would lose digits, so there convolutions stay direct. So do those over
-time, where it is no faster: 21 ms for 8 maps of 32x32 and 320 channels, as direct.
+Compiled loops (`svdkit.loops`) cut tiles out and put results together; MKL multiplies, which reaches 90 % of the peak in
+batches. While torch records what is done, for gradients or to compile it, its own operators do the same. In 16 bits the
+transforms would lose digits, so there convolutions stay direct.
 """
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from svdkit import winograd
 from svdkit.backend import Call, Host, Layer, Shape
+from svdkit.loops.winograd import Frames, Maps, transform_weights
 
-CHANNELS = 256
-"""From how many on it pays: of 128, at 256x256, 300 ms instead of 341, and three times the memory for tiles."""
+from .recording import is_recorded
+
+CHANNELS = 128
+"""From how many on it pays: of 128, at 256x256, 220 ms instead of 350; of 64, 100 instead of 90."""
+TEMPORAL_CHANNELS = 320
+"""The same over time: of 320, for 8 maps of 32x32, 17 ms instead of 20; of 256, no gain."""
 TILE_ELEMENTS = 2**24
 """Numbers in the tiles that are transformed at a time: 64 MB."""
 
 
-def tile(weight: Shape, stride: int, padding: tuple[int, int]) -> int:
+def tile(weight: Shape, stride: int = 1, padding: tuple[int, int] = (1, 1)) -> int:
     """The m of the tiles that suit a convolution of such weights; 0 for a direct one."""
-    return winograd.tile(weight, CHANNELS, stride) if padding == (1, 1) and len(weight) == 4 else 0
+    over_time = len(weight) == 5
+    m = winograd.tile(weight, TEMPORAL_CHANNELS if over_time else CHANNELS, stride) if padding == (1, 1) else 0
+    return 0 if over_time and m == 2 else m  # over time, so small tiles save less than they cost
 
 
 def planned_tile(call: Call) -> int:
     """The same of a call that is planned for."""
-    padding = call.options["padding"]
-    return tile(call.weight, call.options["stride"], (padding // 2, padding - padding // 2))
+    padding = call.options.get("padding", 2)
+    return tile(call.weight, call.options.get("stride", 1), (padding // 2, padding - padding // 2))
 
 
-def conv2d(weight: Host, bias: Tensor | None, m: int) -> Layer:
+def conv2d(weight: Host, bias: Host | None, m: int) -> Layer:
     """A 3x3 convolution of `(N, H, W, C)`, padded by 1, in tiles of m x m results."""
-    a, _, b = winograd.matrices(m)
-    forth, back = (torch.from_numpy(np.kron(x, x).astype(np.float32)) for x in (b, a))
-    # Transposed in memory: a product with a transposed view is a fifth slower where maps are small.
-    factors = torch.from_numpy(winograd.transform_weights(weight, m)).mT.contiguous()
-    taps, channels, out = factors.shape
+    factors, offset = _factors(weight, m), _offset(bias, len(weight))
 
     def apply(x: Tensor) -> Tensor:
-        n, h, w, _ = x.shape
-        down, across = -(-h // m), -(-w // m)
-        x = F.pad(x, (0, 0, 1, 1 + across * m - w, 1, 1 + down * m - h))
-        rows = max(1, TILE_ELEMENTS // (taps * n * across * max(channels, out)))
-        bands = []
-        for top in range(0, down, rows):
-            band = x[:, top * m : min(top + rows, down) * m + 2]
-            tiles = band.unfold(1, m + 2, m).unfold(2, m + 2, m).permute(4, 5, 0, 1, 2, 3)  # views
-            y = torch.bmm((forth @ tiles.reshape(taps, -1)).view(taps, -1, channels), factors)
-            y = (back @ y.view(taps, -1)).view(m, m, n, -1, across, out)
-            y = y.permute(2, 3, 0, 4, 1, 5).reshape(n, -1, across * m, out)
-            bands.append(y if bias is None else y.add_(bias))
-        y = bands[0] if len(bands) == 1 else torch.cat(bands, 1)
-        return y[:, :h, :w].contiguous()
+        if is_recorded(x):
+            return _recorded(x, factors, offset, m)
+        return _in_tiles(Maps(tuple(x.shape), m), x, factors, offset)
 
     return apply
+
+
+def temporal_conv(weight: Host, bias: Host, m: int) -> Layer:
+    """A convolution over 3 frames of videos `(V * F, H, W, C)`, in tiles of m frames."""
+    factors, offset = _factors(weight, m), _offset(bias, len(weight))
+    alone = torch.from_numpy(winograd.of_one_frame(m)).float()
+
+    def apply(x: Tensor, frames: int) -> Tensor:
+        rows = x.flatten(1, 2)
+        if frames == 1:
+            y = F.linear(x, torch.tensordot(alone, factors, 1).mT, offset)
+        elif is_recorded(x):
+            y = _recorded_in_time(rows, frames, factors, offset, m)
+        else:
+            y = _in_tiles(Frames(tuple(rows.shape), frames, m), rows, factors, offset)
+        return y.reshape(*x.shape[:3], -1)
+
+    return apply
+
+
+def _factors(weight: Host, m: int) -> Tensor:
+    # Transposed in memory: a product with a transposed view is a fifth slower where maps are small.
+    return torch.from_numpy(transform_weights(weight, m)).mT.contiguous()
+
+
+def _offset(bias: Host | None, out: int) -> Tensor:
+    return torch.zeros(out) if bias is None else torch.tensor(bias, dtype=torch.float32)
+
+
+def _in_tiles(tiling: Maps | Frames, x: Tensor, factors: Tensor, bias: Tensor) -> Tensor:
+    taps, channels, out = factors.shape
+    result = torch.empty(*x.shape[:-1], out)
+    x, step = x.detach().contiguous(), max(1, TILE_ELEMENTS // (taps * max(channels, out)))
+    for start in range(0, tiling.count, step):
+        tiles = torch.empty(taps, min(step, tiling.count - start), channels)
+        tiling.cut(x.numpy(), start, tiles.numpy())
+        tiling.put(torch.bmm(tiles, factors).numpy(), start, bias.numpy(), result.numpy())
+    return result
+
+
+def _recorded(x: Tensor, factors: Tensor, bias: Tensor, m: int) -> Tensor:
+    n, h, w, channels = x.shape
+    down, across = -(-h // m), -(-w // m)
+    x = F.pad(x, (0, 0, 1, 1 + across * m - w, 1, 1 + down * m - h))
+    tiles = x.unfold(1, m + 2, m).unfold(2, m + 2, m).permute(4, 5, 0, 1, 2, 3)
+    a, _, b = (torch.from_numpy(matrix).float() for matrix in winograd.matrices(m))
+    y = torch.bmm((torch.kron(b, b) @ tiles.reshape((m + 2) ** 2, -1)).view((m + 2) ** 2, -1, channels), factors)
+    y = (torch.kron(a, a) @ y.view((m + 2) ** 2, -1)).view(m, m, n, down, across, -1)
+    return y.permute(2, 3, 0, 4, 1, 5).reshape(n, down * m, across * m, -1)[:, :h, :w] + bias
+
+
+def _recorded_in_time(x: Tensor, frames: int, factors: Tensor, bias: Tensor, m: int) -> Tensor:
+    count, (_, positions, channels) = -(-frames // m), x.shape
+    x = F.pad(x.unflatten(0, (-1, frames)), (0, 0, 0, 0, 1, 1 + count * m - frames))
+    tiles = x.unfold(1, m + 2, m).permute(4, 0, 1, 2, 3)
+    a, _, b = (torch.from_numpy(matrix).float() for matrix in winograd.matrices(m))
+    y = torch.bmm((b @ tiles.reshape(m + 2, -1)).view(m + 2, -1, channels), factors)
+    y = (a @ y.view(m + 2, -1)).view(m, -1, count, positions, factors.shape[2])
+    return y.permute(1, 2, 0, 3, 4).flatten(1, 2)[:, :frames].flatten(0, 1) + bias

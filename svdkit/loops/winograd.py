@@ -2,9 +2,10 @@
 
 In between stands a batch of matrix products, which is the caller's:
 
-    tiles_of_map(x, m, start, tiles)         # (taps, T, C), of T tiles from the start-th on
-    products = tiles @ factors               # (taps, T, O)
-    map_of_tiles(products, m, start, bias, out)
+    tiling = Maps(x.shape, m)
+    tiling.cut(x, start, tiles)                    # (taps, T, C), of T tiles from the start-th on
+    products = tiles @ factors                     # (taps, T, O)
+    tiling.put(products, start, bias, out)
 """
 
 from __future__ import annotations
@@ -15,50 +16,80 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from attrs import frozen
 
 from svdkit import winograd
 
 from .compiled import compiled
 from .threads import share
+from .weights import to_float32
 
 Floats = npt.NDArray[np.float32]
 Loops = tuple[Callable[..., None], Callable[..., None]]
 
 
-def tiles_of_map(x: Floats, m: int, start: int, out: Floats) -> None:
-    """`B d B'` of tiles of m x m results of maps `(N, H, W, C)` padded by 1, into `((m + 2)^2, T, C)`."""
-    _, forth = _matrices(m)
-    share(lambda i, j: _over_a_map(m)[0](x, forth, start, out, i, j), out.shape[1], out.shape[0] * out.shape[2])
+@frozen
+class Maps:
+    """Tiles of m x m results of maps `(N, H, W, C)` that are padded by 1; (m + 2)^2 taps."""
+
+    shape: tuple[int, ...]
+    m: int
+
+    @property
+    def count(self) -> int:
+        """Of tiles."""
+        n, height, width, _ = self.shape
+        return n * -(-height // self.m) * -(-width // self.m)
+
+    def cut(self, x: Floats, start: int, out: Floats) -> None:
+        """`B d B'` of tiles from the start-th on, into `(taps, T, C)`."""
+        _, forth = _matrices(self.m)
+        loop, _ = _over_maps(self.m)
+        share(lambda i, j: loop(x, forth, start, out, i, j), out.shape[1], out[:, 0].size)
+
+    def put(self, products: Floats, start: int, bias: Floats, out: Floats) -> None:
+        """`A y A' + bias` of products `(taps, T, O)`, each to its place in `(N, H, W, O)`."""
+        back, _ = _matrices(self.m)
+        _, loop = _over_maps(self.m)
+        share(lambda i, j: loop(products, back, start, bias, out, i, j), products.shape[1], products[:, 0].size)
 
 
-def map_of_tiles(products: Floats, m: int, start: int, bias: Floats, out: Floats) -> None:
-    """`A y A' + bias` of products `((m + 2)^2, T, O)`, each to its place in maps `(N, H, W, O)`."""
-    back, _ = _matrices(m)
-    taps, count, channels = products.shape
-    share(lambda i, j: _over_a_map(m)[1](products, back, start, bias, out, i, j), count, taps * channels)
+@frozen
+class Frames:
+    """Tiles of m frames of videos `(V * F, P, C)`, at each position apart; m + 2 taps."""
+
+    shape: tuple[int, ...]
+    frames: int
+    m: int
+
+    @property
+    def count(self) -> int:
+        """Of tiles."""
+        n, positions, _ = self.shape
+        return n // self.frames * -(-self.frames // self.m) * positions
+
+    def cut(self, x: Floats, start: int, out: Floats) -> None:
+        """`B d` of tiles from the start-th on, into `(taps, T, C)`."""
+        _, forth = _matrices(self.m)
+        loop, _ = _over_frames(self.m)
+        share(lambda i, j: loop(x, self.frames, forth, start, out, i, j), out.shape[1], out[:, 0].size)
+
+    def put(self, products: Floats, start: int, bias: Floats, out: Floats) -> None:
+        """`A y + bias` of products `(taps, T, O)`, each to its place in `(V * F, P, O)`."""
+        back, _ = _matrices(self.m)
+        _, loop = _over_frames(self.m)
+        each = products[:, 0].size
+        share(lambda i, j: loop(products, self.frames, back, start, bias, out, i, j), products.shape[1], each)
 
 
-def tiles_of_frames(x: Floats, frames: int, m: int, start: int, out: Floats) -> None:
-    """`B d` of tiles of m frames of videos `(V * F, P, C)`, into `(m + 2, T, C)`; tiles of one video are together."""
-    _, forth = _matrices(m)
-    share(lambda i, j: _over_time(m)[0](x, frames, forth, start, out, i, j), out.shape[1], out.shape[0] * out.shape[2])
-
-
-def frames_of_tiles(products: Floats, frames: int, m: int, start: int, bias: Floats, out: Floats) -> None:
-    """`A y + bias` of products `(m + 2, T, O)`, each to its place in videos `(V * F, P, O)`."""
-    back, _ = _matrices(m)
-    taps, count, channels = products.shape
-    share(lambda i, j: _over_time(m)[1](products, frames, back, start, bias, out, i, j), count, taps * channels)
-
-
-def tiles_in_map(x: tuple[int, ...], m: int) -> int:
-    """How many tiles maps of the shape `(N, H, W, C)` have."""
-    return x[0] * -(-x[1] // m) * -(-x[2] // m)
-
-
-def tiles_in_frames(x: tuple[int, ...], frames: int, m: int) -> int:
-    """How many tiles videos of the shape `(V * F, P, C)` have, at each position apart."""
-    return x[0] // frames * -(-frames // m) * x[1]
+def transform_weights(weight: npt.NDArray[Any], m: int) -> Floats:
+    """`G w G'` of weights `(O, I, 3, 3)`, as `((m + 2)^2, O, I)`; or `G w` of `(O, I, 3, 1, 1)`, as `(m + 2, O, I)`."""
+    _, g, _ = winograd.matrices(m)
+    taps = to_float32(weight).reshape(*weight.shape[:2], -1)
+    matrix = (np.kron(g, g) if taps.shape[2] == 9 else g).astype(np.float32)
+    out = np.empty((len(matrix), *weight.shape[:2]), np.float32)
+    share(lambda i, j: _transform_weights(taps, matrix, out, i, j), len(taps), out[:, 0].size)
+    return out
 
 
 @cache
@@ -67,11 +98,28 @@ def _matrices(m: int) -> tuple[Floats, Floats]:
     return a.astype(np.float32), b.astype(np.float32)
 
 
+@compiled
+def _transform_weights(taps: Floats, matrix: Floats, out: Floats, i: int, j: int) -> None:
+    _, channels, size = taps.shape
+    columns = np.empty((size, channels), np.float32)
+    for o in range(i, j):
+        for c in range(channels):
+            for a in range(size):
+                columns[a, c] = taps[o, c, a]
+        for k in range(len(matrix)):
+            row = out[k, o]
+            row[:] = 0
+            for a in range(size):
+                factor = matrix[k, a]
+                for c in range(channels):
+                    row[c] += factor * columns[a, c]
+
+
 # The size of a tile is a constant of what is compiled, so that sums along it are written out.
 
 
 @cache
-def _over_a_map(m: int) -> Loops:
+def _over_maps(m: int) -> Loops:
     n = m + 2
 
     @compiled
@@ -84,10 +132,9 @@ def _over_a_map(m: int) -> Loops:
             top, left = place // across * m - 1, place % across * m - 1
             for b in range(n):
                 for a in range(n):
-                    if 0 <= top + a < height and 0 <= left + b < width:
-                        column[a] = x[image, top + a, left + b]
-                    else:
-                        column[a] = 0
+                    inside = 0 <= top + a < height and 0 <= left + b < width
+                    for c in range(channels):  # Numba's assignment of a whole row takes twice as long
+                        column[a, c] = x[image, top + a, left + b, c] if inside else np.float32(0)
                 for k in range(n):
                     for c in range(channels):
                         y = np.float32(0)
@@ -129,7 +176,7 @@ def _over_a_map(m: int) -> Loops:
 
 
 @cache
-def _over_time(m: int) -> Loops:
+def _over_frames(m: int) -> Loops:
     n = m + 2
 
     @compiled
@@ -141,10 +188,9 @@ def _over_time(m: int) -> Loops:
             tile, position = divmod(start + t, positions)
             video, first = tile // count * frames, tile % count * m - 1
             for a in range(n):
-                if 0 <= first + a < frames:
-                    column[a] = x[video + first + a, position]
-                else:
-                    column[a] = 0
+                inside = 0 <= first + a < frames
+                for c in range(channels):
+                    column[a, c] = x[video + first + a, position, c] if inside else np.float32(0)
             for k in range(n):
                 for c in range(channels):
                     y = np.float32(0)
