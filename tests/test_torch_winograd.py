@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402, N812
 
-from svdkit import winograd as matrices  # noqa: E402
+from svdkit_loops.winograd import transform_weights  # noqa: E402
 from svdkit_torch import winograd  # noqa: E402
 from svdkit_torch.backend import TorchBackend  # noqa: E402
 
@@ -45,45 +45,85 @@ def test_numbers(channels: int, size: tuple[int, int], elements: int, monkeypatc
         assert relative_error(y, expected(x, weight, b)) < ROUNDING
 
 
+@pytest.mark.parametrize(("videos", "frames"), [(1, 1), (2, 2), (1, 3), (2, 4), (3, 5), (1, 14)])
+@pytest.mark.parametrize("elements", [1, 2**24])
+def test_numbers_in_time(videos: int, frames: int, elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "TILE_ELEMENTS", elements)
+    x, weight, bias = drawn(videos * frames, 320, 3, 5) + 3, drawn(384, 320, 3, 1, 1) / 31, drawn(384)
+    k = TorchBackend("cpu", "float32")
+    y = k.numpy(k.from_map(k.temporal_conv(weight, bias)(k.to_map(k.array(x)), frames)))
+    clips = torch.from_numpy(x).double().unflatten(0, (videos, frames)).transpose(1, 2)
+    direct = F.conv3d(clips, torch.from_numpy(weight).double(), torch.from_numpy(bias).double(), padding=(1, 0, 0))
+    assert relative_error(y, direct.transpose(1, 2).flatten(0, 1).numpy()) < ROUNDING
+
+
 def test_gradients_are_those_of_a_direct_convolution() -> None:
-    x, weight = torch.from_numpy(drawn(1, 5, 6, 256)), drawn(256, 256, 3, 3) / 48
-    bias = torch.zeros(256)
+    """And what torch records of it has the numbers of the loops."""
+    bias = drawn(256)
+    offset = torch.from_numpy(bias)
 
-    def gradient(convolve: Any) -> Any:
-        leaf = x.clone().requires_grad_()
-        (convolve(leaf) ** 2).sum().backward()
-        return leaf.grad.numpy()
+    def check(layer: Any, convolve: Any, x: Any) -> None:
+        def gradient(function: Any) -> Any:
+            leaf = x.clone().requires_grad_()
+            y = function(leaf)
+            (y**2).sum().backward()
+            assert relative_error(y.detach().numpy(), layer(x).numpy()) < ROUNDING
+            return leaf.grad.numpy()
 
-    direct = F.conv2d
-    found = gradient(winograd.conv2d(weight, bias, 4))
+        assert relative_error(gradient(layer), gradient(convolve)) < 1e-5
+
+    weight = drawn(256, 256, 3, 3) / 48
     kernel = torch.from_numpy(weight)
-    assert relative_error(found, gradient(lambda x: direct(x.permute(0, 3, 1, 2), kernel, bias, padding=1))) < 1e-5
+    check(
+        winograd.conv2d(weight, bias, 4),
+        lambda x: F.conv2d(x.permute(0, 3, 1, 2), kernel, offset, padding=1).permute(0, 2, 3, 1),
+        torch.from_numpy(drawn(1, 5, 6, 256)),
+    )
+    over_time = drawn(256, 256, 3, 1, 1) / 28
+    taps = torch.from_numpy(over_time)[..., 0, 0]
+    in_time = winograd.temporal_conv(over_time, bias, 4)
+    check(
+        lambda x: in_time(x, 5),
+        lambda x: (
+            F.conv1d(x.reshape(2, 5, 6, 256).permute(0, 2, 3, 1).flatten(0, 1), taps, offset, padding=1)
+            .unflatten(0, (2, 6))
+            .permute(0, 3, 1, 2)
+            .reshape(10, 2, 3, 256)
+        ),
+        torch.from_numpy(drawn(10, 2, 3, 256)),
+    )
 
 
 def test_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     used = []
     monkeypatch.setattr(winograd, "conv2d", lambda weight, bias, m: used.append(m))
-    wide, deep, narrow = (np.zeros(s, np.float32) for s in ((256, 256, 3, 3), (1280, 256, 3, 3), (255, 256, 3, 3)))
-    k = TorchBackend("cpu", "float32")
+    monkeypatch.setattr(winograd, "temporal_conv", lambda weight, bias, m: used.append(m))
+    wide, deep, narrow = (np.zeros(s, np.float32) for s in ((320, 320, 3, 3), (1280, 320, 3, 3), (127, 320, 3, 3)))
+    k, bias = TorchBackend("cpu", "float32"), np.zeros(320, np.float32)
     k.conv2d(wide, None)
     k.conv2d(deep, None)
-    assert used == [4, 2]
-    k.temporal_conv(wide[..., :1, None], np.zeros(256, np.float32))
+    k.conv2d(wide[:128], None)
+    k.temporal_conv(wide[..., :1, None], bias)
+    assert used == [4, 2, 4, 4]
+    k.temporal_conv(wide[:319, ..., :1, None], bias[:319])
+    k.temporal_conv(deep[..., :1, None], np.zeros(1280, np.float32))
     k.conv2d(narrow, None)
     k.conv2d(wide, None, stride=2)
     k.conv2d(wide, None, padding=(0, 1))
     k.conv2d(wide[..., :1, :1], None, padding=(0, 0))
     k.conv2d(torch.from_numpy(wide), None)  # a weight that is trained
+    k.temporal_conv(torch.from_numpy(wide[..., :1, None]), bias)
     TorchBackend("cpu", "float64").conv2d(wide, None)
     TorchBackend("cpu", "bfloat16").conv2d(wide, None)
-    assert len(used) == 2
+    assert len(used) == 4
 
 
 def test_weights_are_planned_as_large_as_they_are() -> None:
     k = TorchBackend("cpu", "float32")
     for shape, m in (((256, 320, 3, 3), 4), ((1280, 256, 3, 3), 2)):
-        assert k.held("conv2d", shape) == matrices.transform_weights(np.zeros(shape, np.float32), m).size
+        assert k.held("conv2d", shape) == transform_weights(np.zeros(shape, np.float32), m).size
         assert TorchBackend("cpu", "bfloat16").held("conv2d", shape) == np.prod(shape)
+    assert k.held("temporal_conv", (320, 320, 3, 1, 1)) == 320 * 320 * 6
     assert k.held("temporal_conv", (256, 256, 3, 1, 1)) == 256 * 256 * 3
 
 

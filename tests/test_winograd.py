@@ -12,7 +12,8 @@ from svdkit.memory.meter import Ledger, Meter
 pytest.importorskip("mindspore")
 
 from svdkit import winograd
-from svdkit_mindspore import cpu
+from svdkit_loops.winograd import transform_weights
+from svdkit_mindspore import elementwise, traced
 from svdkit_mindspore.backend import create
 
 ROUNDING = 3e-6
@@ -52,7 +53,7 @@ def test_numbers(m: int, shape: tuple[int, int, int], blocks: int, monkeypatch: 
     weight = rng.standard_normal((72, 64, 3, 3), np.float32) / 24
     bias = rng.standard_normal(72, np.float32)
     if blocks > 1:
-        monkeypatch.setattr(cpu, "TILE_ELEMENTS", 2 * (m + 2) ** 2 * 72)
+        monkeypatch.setattr(elementwise, "TILE_ELEMENTS", 2 * (m + 2) ** 2 * 72)
     k = create("cpu", "float32")
     for b in (bias, None):
         layer = k._winograd(weight, b, m)
@@ -77,11 +78,26 @@ def test_numbers_in_time(m: int, videos: int, frames: int, blocks: int, monkeypa
     x = rng.standard_normal((videos * frames, 64, 3, 5), np.float32) + 3
     weight = rng.standard_normal((72, 64, 3, 1, 1), np.float32) / 14
     bias = rng.standard_normal(72, np.float32)
-    if blocks > 1:  # of 7, 7 and 1 positions, where tiles are as many as those of one video of up to m frames
-        monkeypatch.setattr(cpu, "TILE_ELEMENTS", 7 * (m + 2) * 72)
+    if blocks > 1:  # of 7 tiles
+        monkeypatch.setattr(elementwise, "TILE_ELEMENTS", 7 * (m + 2) * 72)
     k = create("cpu", "float32")
     y = k.numpy(k.from_map(k._winograd_in_time(weight, bias, m)(k.to_map(k.array(x)), frames)))
     assert relative_error(y, convolve_in_time(x, weight, bias, frames)) < ROUNDING
+
+
+@pytest.mark.parametrize("m", [2, 4])
+def test_graphs_have_the_same_numbers(m: int) -> None:
+    rng = np.random.default_rng(0)
+    k = create("cpu", "float32")
+    maps = k.array(rng.standard_normal((6, 5, 7, 64)) + 3)
+    bias = k.array(rng.standard_normal(72))
+    space, time = (rng.standard_normal((72, 64, 3, *last), np.float32) / 24 for last in ((3,), (1, 1)))
+    for weight, call in (
+        (space, lambda module, f: module.conv2d(maps, f, bias, m)),
+        (time, lambda module, f: module.temporal_conv(maps.reshape(6, 35, 64), 3, f, bias, m)),
+    ):
+        factors = k.array(transform_weights(weight, m))
+        assert relative_error(call(traced, factors).asnumpy(), call(elementwise, factors).asnumpy()) < ROUNDING
 
 
 @pytest.mark.parametrize(
@@ -113,9 +129,9 @@ def test_when_it_is_used(
 def test_weights_are_planned_as_large_as_they_are() -> None:
     k = create("cpu", "float32")
     for shape, m in (((64, 96, 3, 3), 4), ((1280, 64, 3, 3), 2)):
-        assert winograd.transform_weights(np.zeros(shape, np.float32), m).size == k.held("conv2d", shape)
+        assert transform_weights(np.zeros(shape, np.float32), m).size == k.held("conv2d", shape)
     for shape, m in (((64, 96, 3, 1, 1), 4), ((1280, 64, 3, 1, 1), 2)):
-        assert winograd.transform_weights(np.zeros(shape, np.float32), m).size == k.held("temporal_conv", shape)
+        assert transform_weights(np.zeros(shape, np.float32), m).size == k.held("temporal_conv", shape)
     assert k.held("linear", (64, 96)) == 64 * 96
 
 

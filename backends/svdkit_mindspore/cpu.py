@@ -19,8 +19,8 @@ from mindspore import Parameter, ops
 
 from svdkit import winograd
 from svdkit.backend import Array, Call, Host, Layer, Map, Shape, mix_share
-from svdkit.loops import winograd as loops
-from svdkit.loops.weights import to_float32
+from svdkit_loops import winograd as loops
+from svdkit_loops.weights import to_float32
 
 from . import elementwise, memory, tables, traced
 from .base import IN_GRAPH, MindSporeBackend, constant

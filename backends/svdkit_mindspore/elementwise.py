@@ -1,4 +1,4 @@
-"""What is done element by element: compiled loops (`svdkit.loops`) in MindSpore's own memory.
+"""What is done element by element: compiled loops (`svdkit_loops`) in MindSpore's own memory.
 
 An operator goes through its whole arrays and takes 0.04 to 0.1 ms to launch: a GELU of 16 operators on 10 million
 elements takes 48 ms, the same loop 3 ms. Matrices are multiplied by MindSpore: this module is for what comes between.
@@ -13,9 +13,9 @@ import numpy as np
 from mindspore import mint, ops
 
 from svdkit.backend import Array, Host
-from svdkit.loops import elementwise
-from svdkit.loops.threads import share
-from svdkit.loops.winograd import Frames, Maps
+from svdkit_loops import elementwise
+from svdkit_loops.threads import share
+from svdkit_loops.winograd import Frames, Maps, tiles_at_a_time
 
 TILE_ELEMENTS = 2**25
 """Numbers in the tiles of Winograd's convolutions at a time: 128 MB. In half of that a decode takes 5 % longer."""
@@ -97,7 +97,7 @@ def temporal_conv(x: Array, frames: int, factors: Array, bias: Array, m: int) ->
 def _in_tiles(tiling: Maps | Frames, x: Array, factors: Array, bias: Array) -> Array:
     taps, out, channels = factors.shape
     result = empty(*x.shape[:-1], out)
-    step = max(1, TILE_ELEMENTS // (taps * max(channels, out)))
+    step = tiles_at_a_time(tiling, max(channels, out), TILE_ELEMENTS)
     for start in range(0, tiling.count, step):
         tiles = empty(taps, min(step, tiling.count - start), channels)
         tiling.cut(_host(x), start, tiles.asnumpy())

@@ -12,41 +12,26 @@ from math import prod
 
 from svdkit import winograd
 from svdkit.backend import Call
+from svdkit_loops.winograd import tiles_at_a_time, tiling_of
 
 VIEWS = frozenset({"to_map", "from_map", "tokens", "from_tokens", "slice"})
 
 
-def scratch(
-    call: Call, channels: int, patch_elements: int, tile_elements: int, score_elements: int, together: int
-) -> list[int]:
+def scratch(call: Call, channels: int, patch_elements: int, tile_elements: int, score_elements: int) -> list[int]:
     """Elements of each buffer of a kernel.
 
     Args:
         call: of the kernel.
         channels: from which on convolutions are Winograd's.
         patch_elements, tile_elements, score_elements: of a block.
-        together: frames that share transforms over time.
     """
     size, out = prod(call.inputs[0]), prod(call.output)
     copies = [prod(shape) * (made == "view") for shape, made in zip(call.inputs, call.origins, strict=True)]
     match call.kernel:
-        case "conv2d" if m := _tile(call, channels):
-            wide = max(call.weight[:2])
-            tiles = call.output[0] * prod(-(-n // m) for n in call.output[2:])
-            per_block = max(1, tile_elements // ((m + 2) ** 2 * wide))
-            block = min(tiles, per_block) * (m + 2) ** 2 * wide
-            results = tiles * m * m * call.weight[0]
-            # The rows with a zero row; tiles; results, tile by tile; tiles of the next piece, or results put together.
-            return [*copies, size, block, results, max(block, results * (tiles > per_block))]
-        case "temporal_conv" if m := winograd.tile(call.weight, channels):
-            frames = call.options["frames"]
-            rows = -(-frames // m) * (m + 2) * max(1, together // frames)
-            wide, positions = max(call.weight[:2]), prod(call.output[2:])
-            per_block = min(positions, max(1, tile_elements // (rows * wide)))
-            chunked = per_block < positions
-            piece = size // positions * per_block if chunked else 0
-            # A piece of the frames; tiles and their products; pieces.
-            return [*copies, piece, rows * per_block * wide, rows * per_block * wide, out * chunked]
+        case "conv2d" | "temporal_conv" if m := _tile(call, channels):
+            tiling = tiling_of(call, m)
+            tiles = tiling.taps * tiles_at_a_time(tiling, max(call.weight[:2]), tile_elements)
+            return [*copies, tiles * call.weight[1], tiles * call.weight[0]]
         case "conv2d" | "temporal_conv" if prod(call.weight[2:]) > 1:
             patches = prod(call.weight[1:]) * out // call.weight[0]
             block = min(patches, patch_elements)
@@ -72,14 +57,10 @@ def tables(call: Call, channels: int) -> Iterator[tuple[Hashable, int]]:
     """Tables, of four bytes an entry, each kept for as long as the process lives."""
     shape = call.inputs[0]
     match call.kernel:
-        case "conv2d" if m := _tile(call, channels):
-            tiles = call.output[0] * prod(-(-n // m) for n in call.output[2:])
-            yield ("tiles", shape[0], shape[2:], m), 4 * tiles * (m + 2) ** 2
-            yield ("untiles", shape[0], shape[2:], m), 4 * prod(call.output) // call.weight[0]
-        case "conv2d" if call.weight[2] > 1:
+        case "conv2d" if call.weight[2] > 1 and not _tile(call, channels):
             entries = prod(call.output[2:]) * call.weight[2] ** 2
             yield ("patches", shape[2:], call.weight[2], tuple(call.options.items())), 4 * entries
-        case "temporal_conv" if not winograd.tile(call.weight, channels):
+        case "temporal_conv" if not _tile(call, channels):
             frames = call.options["frames"]
             yield ("frames", frames, shape[2:]), 4 * frames * prod(shape[2:]) * call.weight[2]
         case "upsample":
@@ -92,4 +73,5 @@ def tables(call: Call, channels: int) -> Iterator[tuple[Hashable, int]]:
 
 def _tile(call: Call, channels: int) -> int:
     """The m of Winograd's tiles, if the convolution is in tiles; else 0."""
-    return winograd.tile(call.weight, channels, call.options["stride"]) if call.options["padding"] == 2 else 0
+    padded = call.kernel == "temporal_conv" or call.options["padding"] == 2
+    return winograd.tile(call.weight, channels, call.options.get("stride", 1)) if padded else 0

@@ -13,7 +13,7 @@ def svdkit_backends() -> list[PluginSpec]:
             name="mindspore",
             target="svdkit_mindspore.backend:create",
             summary="the default: Ascend NPUs (ascend) and CPUs (cpu)",
-            requires=("mindspore",),
+            requires=("mindspore", "numba"),
             install="pip install 'svdkit[mindspore]'",
         )
     ]

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from time import sleep
 
 import mindspore as ms
 from mindspore import ops
 
-from svdkit.loops.threads import allowed_processors, keep_to
+from svdkit_loops.threads import allowed_processors, keep_to
 
 WORKERS = "ActorThread_", "KernelThread_"
 """What MindSpore calls the threads that compute."""
@@ -24,13 +25,22 @@ WORKERS = "ActorThread_", "KernelThread_"
 def keep_workers_apart() -> None:
     """Once, where MindSpore has a thread for each processor; with fewer of them Linux finds each a place."""
     processors = allowed_processors()
+    if len(processors) == 1:
+        return
     one = ms.Tensor([[1.0]])
-    ops.MatMul()(one, one)  # the first operator begins the threads
+    ops.MatMul()(one, one)  # the first operator begins the threads, which then name themselves
+    for _ in range(10):
+        workers = _workers()
+        if len(workers) == len(processors):
+            for worker, processor in zip(workers, processors, strict=True):
+                keep_to(worker, processor)
+            return
+        sleep(0.01)
+
+
+def _workers() -> list[int]:
     tasks = Path("/proc/self/task").glob("*")
-    workers = sorted(int(task.name) for task in tasks if _name(task).startswith(WORKERS))
-    if len(workers) == len(processors) > 1:
-        for worker, processor in zip(workers, processors, strict=True):
-            keep_to(worker, processor)
+    return sorted(int(task.name) for task in tasks if _name(task).startswith(WORKERS))
 
 
 def _name(task: Path) -> str:

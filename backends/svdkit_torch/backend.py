@@ -20,10 +20,10 @@ from torch import Tensor
 from svdkit.backend import Array, Backend, Call, Device, Host, Layer, Map, Shape, mix_share
 from svdkit.backend import F as Function
 from svdkit.errors import InputError
-from svdkit.loops import elementwise
 from svdkit.memory import Memory
 from svdkit.memory.malloc import keep_freed_memory
 from svdkit.winograd import transformed_size
+from svdkit_loops import elementwise
 
 from . import memory, packed, winograd
 from .devices import KINDS, default_dtype, find_device, found_devices
@@ -313,9 +313,7 @@ def _native_group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps
 def _looped_group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, silu: bool) -> Tensor:
     """To float32's digits on a CPU, of rows `(V, P, C)`, in two passes over memory."""
     y = torch.empty(x.shape)
-    elementwise.group_norm(
-        x.detach().contiguous().numpy(), weight.numpy(), bias.numpy(), groups, eps, silu, y.numpy()
-    )
+    elementwise.group_norm(x.detach().contiguous().numpy(), weight.numpy(), bias.numpy(), groups, eps, silu, y.numpy())
     return y
 
 

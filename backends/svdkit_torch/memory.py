@@ -11,6 +11,7 @@ import torch
 
 from svdkit.backend import Call
 from svdkit.memory import Memory, host_memory
+from svdkit_loops.winograd import tiles_at_a_time, tiling_of
 
 from . import winograd
 
@@ -21,12 +22,10 @@ def scratch(call: Call, packs: bool, transforms: bool) -> int:
     """Elements that a kernel needs at its peak; weights may be packed (`packed`) or transformed (`winograd`)."""
     out = prod(call.output)
     match call.kernel:
-        case "conv2d" if transforms and (m := winograd.planned_tile(call)):
-            n, _, height, width = call.output
-            row = (m + 2) ** 2 * n * -(-width // m) * max(call.weight[:2])
-            block = row * min(-(-height // m), max(1, winograd.TILE_ELEMENTS // row))
-            # The padded map; tiles twice, before and after each product; bands, beside what they are put together to.
-            return prod(call.inputs[0]) + 2 * block + out
+        case "conv2d" | "temporal_conv" if transforms and (m := winograd.planned_tile(call)):
+            tiling = tiling_of(call, m)
+            tiles = tiling.taps * tiles_at_a_time(tiling, max(call.weight[:2]), winograd.TILE_ELEMENTS)
+            return tiles * sum(call.weight[:2])
         case "conv2d" if call.options["padding"] % 2:  # more on one side than on the other: padded apart
             return prod(call.inputs[0])
         case "geglu":  # the gate's GELU, or that and both halves

@@ -13,7 +13,7 @@ def svdkit_backends() -> list[PluginSpec]:
             name="torch",
             target="svdkit_torch.backend:TorchBackend",
             summary="CPU, CUDA, Apple MPS, and Ascend through torch_npu; float32, float16, bfloat16",
-            requires=("torch",),
+            requires=("torch", "numba"),
             install="pip install 'svdkit[torch]'",
         )
     ]

@@ -1,8 +1,8 @@
 """Winograd's convolutions on a CPU, in float32, where oneDNN's own are direct: half of the time in the UNet.
 
-Compiled loops (`svdkit.loops`) cut tiles out and put results together; MKL multiplies, which reaches 90 % of the peak in
-batches. While torch records what is done, for gradients or to compile it, its own operators do the same. In 16 bits the
-transforms would lose digits, so there convolutions stay direct.
+Compiled loops (`svdkit_loops`) cut tiles out and put results together; MKL multiplies, which in batches reaches 90 % of
+the peak. While torch records what is done, for gradients or to compile it, its own operators do the same. In 16 bits
+the transforms would lose digits, so there convolutions stay direct.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from svdkit import winograd
 from svdkit.backend import Call, Host, Layer, Shape
-from svdkit.loops.winograd import Frames, Maps, transform_weights
+from svdkit_loops.winograd import Frames, Maps, tiles_at_a_time, transform_weights
 
 from .recording import is_recorded
 
@@ -80,7 +80,7 @@ def _offset(bias: Host | None, out: int) -> Tensor:
 def _in_tiles(tiling: Maps | Frames, x: Tensor, factors: Tensor, bias: Tensor) -> Tensor:
     taps, channels, out = factors.shape
     result = torch.empty(*x.shape[:-1], out)
-    x, step = x.detach().contiguous(), max(1, TILE_ELEMENTS // (taps * max(channels, out)))
+    x, step = x.detach().contiguous(), tiles_at_a_time(tiling, max(channels, out), TILE_ELEMENTS)
     for start in range(0, tiling.count, step):
         tiles = torch.empty(taps, min(step, tiling.count - start), channels)
         tiling.cut(x.numpy(), start, tiles.numpy())
@@ -101,7 +101,7 @@ def _recorded(x: Tensor, factors: Tensor, bias: Tensor, m: int) -> Tensor:
 
 def _recorded_in_time(x: Tensor, frames: int, factors: Tensor, bias: Tensor, m: int) -> Tensor:
     count, (_, positions, channels) = -(-frames // m), x.shape
-    x = F.pad(x.unflatten(0, (-1, frames)), (0, 0, 0, 0, 1, 1 + count * m - frames))
+    x = F.pad(x.reshape(-1, frames, positions, channels), (0, 0, 0, 0, 1, 1 + count * m - frames))
     tiles = x.unfold(1, m + 2, m).permute(4, 0, 1, 2, 3)
     a, _, b = (torch.from_numpy(matrix).float() for matrix in winograd.matrices(m))
     y = torch.bmm((b @ tiles.reshape(m + 2, -1)).view(m + 2, -1, channels), factors)

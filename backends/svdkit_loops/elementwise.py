@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeAlias
+
 import numpy as np
 import numpy.typing as npt
 
@@ -9,6 +11,7 @@ from .compiled import compiled, summed_in_lanes
 from .threads import share
 
 Floats = npt.NDArray[np.float32]
+Float: TypeAlias = Any  # one number in float32, of NumPy's types or of machine code
 
 ROWS = 64
 """Rows that are summed in float32, before their sums are added up in float64."""
@@ -44,20 +47,22 @@ def geglu(value: Floats, value_bias: Floats, gate: Floats, gate_bias: Floats) ->
 def group_norm(x: Floats, weight: Floats, bias: Floats, groups: int, eps: float, silu: bool, out: Floats) -> None:
     """Of `(V, R, C)`, each of V by the statistics of its R rows over groups of channels; then SiLU, if asked for."""
     videos, rows, channels = x.shape
+    # Sums are relative to a row, so that a mean far from zero takes no digits of the spread; and to the median of
+    # three, since one that is far from all others, as a corner of a map may be, would take them too.
+    origin = np.median(x[:, [0, rows // 3, 2 * rows // 3]], 1)
     sums = np.zeros((videos, 2, channels))
-    for v, part in share(lambda i, j: _moments(x, i, j), videos * rows, channels):
+    for v, part in share(lambda i, j: _moments(x, origin, i, j), videos * rows, channels):
         sums[v : v + len(part)] += part
-    # Of each channel, relative to the first row, so that a mean far from zero takes no digits of the spread.
     offset, square = np.moveaxis(sums.reshape(videos, 2, groups, -1) / rows, 1, 0)
-    means = x[:, 0].reshape(offset.shape) + offset
+    means = origin.reshape(offset.shape) + offset
     mean = means.mean(2, keepdims=True)
     variance = (square - offset**2 + (means - mean) ** 2).mean(2, keepdims=True)
     gain = weight.reshape(groups, -1) / np.sqrt(variance + eps)
     # Centred by the mean as float32 has it; what that leaves of the mean goes to the bias.
     centre = np.broadcast_to(mean, means.shape).astype(np.float32)
     shift = bias.reshape(groups, -1) - (mean - centre) * gain
-    rows_of = [y.astype(np.float32).reshape(videos, channels) for y in (centre, gain, shift)]
-    share(lambda i, j: _normalise(x, *rows_of, silu, out, i, j), videos * rows, channels)
+    c, g, b = (y.astype(np.float32).reshape(videos, channels) for y in (centre, gain, shift))
+    share(lambda i, j: _normalise(x, c, g, b, silu, out, i, j), videos * rows, channels)
 
 
 def layer_norm(x: Floats, weight: Floats, bias: Floats, eps: float, out: Floats) -> None:
@@ -66,7 +71,7 @@ def layer_norm(x: Floats, weight: Floats, bias: Floats, eps: float, out: Floats)
 
 
 @compiled
-def _exp(x: float) -> float:
+def _exp(x: Float) -> Float:
     """To float32's digits, from 1e-38 to 1e38."""
     x = min(max(x, np.float32(-87)), np.float32(89))  # of 89, infinity
     n = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
@@ -85,12 +90,12 @@ def _exp(x: float) -> float:
 
 
 @compiled
-def _silu(x: float) -> float:
+def _silu(x: Float) -> Float:
     return x / (np.float32(1) + _exp(-x))
 
 
 @compiled
-def _gelu(x: float) -> float:
+def _gelu(x: Float) -> Float:
     # Minimax fit of -logit(Phi(x)) / x over 0 < x < 5.8, by powers of x^2: off by 6e-7 in x * Phi(x).
     s = x * x
     p = np.float32(-3.61130496e-09)
@@ -119,7 +124,7 @@ def _add_rows(x: Floats, rows: Floats, out: Floats, i: int, j: int) -> None:
 
 
 @compiled
-def _mix(a: Floats, b: Floats, weight: float, out: Floats, i: int, j: int) -> None:
+def _mix(a: Floats, b: Floats, weight: Float, out: Floats, i: int, j: int) -> None:
     a, b, out = a[i:j], b[i:j], out[i:j]
     for k in range(out.size):
         out[k] = b[k] + (a[k] - b[k]) * weight
@@ -140,8 +145,8 @@ def _geglu(value: Floats, value_bias: Floats, gate: Floats, gate_bias: Floats, i
 
 
 @compiled
-def _moments(x: Floats, i: int, j: int) -> tuple[int, npt.NDArray[np.float64]]:
-    """Sums, and sums of squares, of rows less the first row, of each video that these rows are of: `(videos, 2, C)`."""
+def _moments(x: Floats, origin: Floats, i: int, j: int) -> tuple[int, npt.NDArray[np.float64]]:
+    """The first video that these rows are of, and of each sums of rows less its origin, and of squares: `(V, 2, C)`."""
     _, rows, channels = x.shape
     first = i // rows
     total = np.zeros(((j - 1) // rows + 1 - first, 2, channels))
@@ -151,7 +156,7 @@ def _moments(x: Floats, i: int, j: int) -> tuple[int, npt.NDArray[np.float64]]:
         sums, squares = np.zeros(channels, np.float32), np.zeros(channels, np.float32)
         for r in range(begin, end):
             for c in range(channels):
-                d = x[v, r, c] - x[v, 0, c]
+                d = x[v, r, c] - origin[v, c]
                 sums[c] += d
                 squares[c] += d * d
         for c in range(channels):
@@ -175,7 +180,7 @@ def _normalise(x: Floats, centre: Floats, gain: Floats, shift: Floats, silu: boo
 
 
 @summed_in_lanes
-def _layer_norm(x: Floats, weight: Floats, bias: Floats, eps: float, out: Floats, i: int, j: int) -> None:
+def _layer_norm(x: Floats, weight: Floats, bias: Floats, eps: Float, out: Floats, i: int, j: int) -> None:
     channels = x.shape[1]
     for r in range(i, j):
         total = np.float32(0)

@@ -1,4 +1,4 @@
-"""Tiles of Winograd's convolutions (`svdkit.winograd`): cut out and transformed in one pass, and their products put back.
+"""Tiles of Winograd's convolutions (`svdkit.winograd`): cut out and transformed at once, and their products put back.
 
 In between stands a batch of matrix products, which is the caller's:
 
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from attrs import frozen
 
 from svdkit import winograd
+from svdkit.backend import Call
 
 from .compiled import compiled
 from .threads import share
@@ -34,6 +35,11 @@ class Maps:
 
     shape: tuple[int, ...]
     m: int
+
+    @property
+    def taps(self) -> int:
+        """Inputs, and products, of a tile."""
+        return (self.m + 2) ** 2
 
     @property
     def count(self) -> int:
@@ -63,6 +69,11 @@ class Frames:
     m: int
 
     @property
+    def taps(self) -> int:
+        """Inputs, and products, of a tile."""
+        return self.m + 2
+
+    @property
     def count(self) -> int:
         """Of tiles."""
         n, positions, _ = self.shape
@@ -90,6 +101,19 @@ def transform_weights(weight: npt.NDArray[Any], m: int) -> Floats:
     out = np.empty((len(matrix), *weight.shape[:2]), np.float32)
     share(lambda i, j: _transform_weights(taps, matrix, out, i, j), len(taps), out[:, 0].size)
     return out
+
+
+def tiling_of(call: Call, m: int) -> Maps | Frames:
+    """Of a convolution that is planned for."""
+    n, channels, height, width = call.inputs[0]
+    if call.kernel == "conv2d":
+        return Maps((n, height, width, channels), m)
+    return Frames((n, height * width, channels), call.options["frames"], m)
+
+
+def tiles_at_a_time(tiling: Maps | Frames, channels: int, elements: int) -> int:
+    """How many tiles of so many channels have so many elements; all at most, and one at least."""
+    return max(1, min(tiling.count, elements // (tiling.taps * channels)))
 
 
 @cache
@@ -142,12 +166,12 @@ def _over_maps(m: int) -> Loops:
                             y += matrix[k, a] * column[a, c]
                         half[k, b, c] = y
             for k in range(n):
-                for l in range(n):
+                for q in range(n):
                     for c in range(channels):
                         y = np.float32(0)
                         for b in range(n):
-                            y += matrix[l, b] * half[k, b, c]
-                        out[k * n + l, t, c] = y
+                            y += matrix[q, b] * half[k, b, c]
+                        out[k * n + q, t, c] = y
 
     @compiled
     def back(products: Floats, matrix: Floats, start: int, bias: Floats, out: Floats, i: int, j: int) -> None:
@@ -165,12 +189,12 @@ def _over_maps(m: int) -> Loops:
                             y += matrix[k, a] * products[a * n + b, t, c]
                         half[k, b, c] = y
             for k in range(min(m, height - top)):
-                for l in range(min(m, width - left)):
+                for q in range(min(m, width - left)):
                     for c in range(channels):
                         y = bias[c]
                         for b in range(n):
-                            y += matrix[l, b] * half[k, b, c]
-                        out[image, top + k, left + l, c] = y
+                            y += matrix[q, b] * half[k, b, c]
+                        out[image, top + k, left + q, c] = y
 
     return forth, back
 

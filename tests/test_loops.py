@@ -1,0 +1,125 @@
+"""The compiled loops: numbers far out and of large means, every float that weights can be, and how work is shared."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from reference import relative_error
+
+from svdkit.backend import Host
+
+pytest.importorskip("numba")
+
+from svdkit import winograd
+from svdkit_loops import elementwise, threads
+from svdkit_loops.weights import to_float32
+from svdkit_loops.winograd import transform_weights
+
+ROUNDING = 3e-7
+"""6e-8 measured."""
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_every_half_is_converted_exactly(dtype: type) -> None:
+    every = np.arange(2**16, dtype=np.uint16).view(dtype)
+    np.testing.assert_array_equal(to_float32(every), every.astype(np.float32))
+
+
+def test_other_floats_are_converted_too() -> None:
+    x = np.random.default_rng(0).standard_normal((3, 4, 5))
+    np.testing.assert_array_equal(to_float32(x.transpose(2, 0, 1)), x.transpose(2, 0, 1).astype(np.float32))
+    single = x.astype(np.float32)
+    assert to_float32(single) is single
+
+
+@pytest.mark.parametrize("m", [2, 4])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_weights_are_transformed(m: int, dtype: type) -> None:
+    weight = np.random.default_rng(0).standard_normal((5, 7, 3, 3)).astype(dtype)
+    _, g, _ = winograd.matrices(m)
+    in_space = np.einsum("ka,oiab,lb->kloi", g, weight.astype(np.float64), g).reshape(-1, 5, 7)
+    assert relative_error(transform_weights(weight, m), in_space) < ROUNDING
+    in_time = np.einsum("ka,oia->koi", g, weight[..., 0].astype(np.float64))
+    assert relative_error(transform_weights(weight[..., :1, None], m), in_time) < ROUNDING
+
+
+@pytest.mark.parametrize("mean", [0, 30, -3000])
+@pytest.mark.parametrize("first", [0, 50])
+def test_a_norm_of_a_large_mean_keeps_its_digits(mean: float, first: float) -> None:
+    """And one whose first row, from which sums are taken, is far from all others."""
+    x = (np.random.default_rng(0).standard_normal((2, 4096, 32)) + mean).astype(np.float32)
+    x[:, 0] += first
+    groups = x.astype(np.float64).reshape(2, 4096, 4, 8)
+    centred = groups - groups.mean((1, 3), keepdims=True)
+    expected = (centred / np.sqrt((centred**2).mean((1, 3), keepdims=True) + 1e-5)).reshape(x.shape)
+    y = np.empty_like(x)
+    elementwise.group_norm(x, np.ones(32, np.float32), np.zeros(32, np.float32), 4, 1e-5, False, y)
+    assert relative_error(y, expected) < ROUNDING
+
+
+@pytest.mark.parametrize("function", ["_exp", "_silu", "_gelu"])
+def test_what_is_no_number_stays_none(function: str) -> None:
+    """So that a broken denoiser is found out, and not smoothed over."""
+    scalar: Callable[[np.float32], float] = getattr(elementwise, function)
+    assert np.isnan(scalar(np.float32(np.nan)))
+
+
+def test_exp() -> None:
+    x = np.concatenate([np.linspace(-87, 88, 100001), [-1e30, 1e30]]).astype(np.float32)
+    y = np.array([elementwise._exp(v) for v in x])
+    assert relative_error(y[:-2] / np.exp(x[:-2].astype(np.float64)), np.ones(100001)) < ROUNDING
+    assert y[-2] < 1e-37
+    assert y[-1] == np.inf
+
+
+def test_work_is_shared_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "allowed_processors", lambda: [0, 1, 2])
+    monkeypatch.setattr(threads, "keep_to", lambda thread, processor: None)
+    for count in (0, 1, 2, 7, 1000):
+        for size in (1, threads.PIECE):
+            pieces = threads.share(lambda i, j: list(range(i, j)), count, size)
+            assert [k for piece in pieces for k in piece] == list(range(count))
+    assert len(threads.share(lambda i, j: None, 7, threads.PIECE)) == 7
+    assert len(threads.share(lambda i, j: None, 1000, threads.PIECE)) == 3 * threads.PIECES
+
+
+def test_an_error_in_a_piece_is_raised() -> None:
+    def fail(i: int, j: int) -> None:
+        raise ValueError(f"piece from {i}")
+
+    with pytest.raises(ValueError, match="piece from 0"):
+        threads.share(fail, 8, threads.PIECE)
+
+
+def test_one_processor_needs_no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert threads.share(lambda i, j: (i, j), 8, threads.PIECE) == [(0, 8)]
+
+
+def test_what_is_compiled_is_kept(tmp_path: Path) -> None:
+    """A second process compiles nothing: it loads what the first one left."""
+    code = """
+import numpy as np
+from svdkit_loops import elementwise
+x = np.ones((2, 3), np.float32)
+elementwise.add_bias(x, np.ones(3, np.float32))
+stats = elementwise._add_row.stats
+print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
+"""
+    env = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    run = [sys.executable, "-c", code]
+    seen = [subprocess.run(run, env=os.environ | env, capture_output=True, text=True, check=True) for _ in range(2)]
+    assert [process.stdout.split() for process in seen] == [["0", "1"], ["1", "0"]]
+
+
+def test_bias_of_an_array_of_one_row() -> None:
+    x: Host = np.ones((1, 3), np.float32)
+    elementwise.add_bias(x, np.arange(3, dtype=np.float32))
+    np.testing.assert_array_equal(x, [[1, 2, 3]])
