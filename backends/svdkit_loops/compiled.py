@@ -25,4 +25,8 @@ def summed_in_lanes(function: F) -> F:
 
 
 def _compiled(function: F, liberties: set[str]) -> F:
-    return cast(F, numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=liberties)(function))
+    options = {"nogil": True, "error_model": "numpy", "fastmath": liberties}
+    try:
+        return cast(F, numba.njit(cache=True, **options)(function))
+    except RuntimeError:  # there is no folder to keep it in that may be written to
+        return cast(F, numba.njit(**options)(function))
