@@ -41,7 +41,7 @@ def test_svdkit_s_wheel(environment: Environment) -> None:
         names = wheel.namelist()
         points = wheel.read(f"{info}/entry_points.txt").decode()
     tops = {name.partition("/")[0] for name in names}
-    packages = {"svdkit", "svdkit_numpy", "svdkit_mindspore", "svdkit_torch", "svdkit_schedulers"}
+    packages = {"svdkit", "svdkit_loops", "svdkit_numpy", "svdkit_mindspore", "svdkit_torch", "svdkit_schedulers"}
     assert tops == packages | {info}
     assert {"svdkit/py.typed", "svdkit/assets/photo.jpg", "svdkit/assets/boat.png"} <= set(names)
     for name in ("tiny", "tiny-random"):

@@ -30,7 +30,7 @@ TIME_LIMIT = 120.0
 
 DISTRIBUTIONS = (
     *("numpy", "scipy", "ml_dtypes", "safetensors", "pillow", "imageio", "imageio-ffmpeg", "huggingface_hub", "pluggy"),
-    *("mindspore", "torch", "torch_npu", "jax", "onnxruntime", "diffusers", "transformers"),
+    *("mindspore", "numba", "torch", "torch_npu", "jax", "onnxruntime", "diffusers", "transformers"),
 )
 """Whose versions are told, beside those that plugins come from."""
 
