@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from reference import relative_error
@@ -43,6 +44,18 @@ def test_numbers(channels: int, size: tuple[int, int], elements: int, monkeypatc
     for b in (bias, None):
         y = k.numpy(k.from_map(k.conv2d(weight, b)(k.to_map(k.array(x)))))
         assert relative_error(y, expected(x, weight, b)) < ROUNDING
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16, np.float64])
+def test_weights_of_any_dtype(dtype: type) -> None:
+    k, x = TorchBackend("cpu", "float32"), drawn(4, 320, 4, 5)
+    bias, space, time = (w.astype(dtype) for w in (drawn(320), drawn(320, 320, 3, 3), drawn(320, 320, 3, 1, 1)))
+    for layer, weight, options in ((k.conv2d, space, {}), (k.temporal_conv, time, {"frames": 2})):
+        results = [
+            k.numpy(layer(w, b)(k.array(x.transpose(0, 2, 3, 1)), **options))
+            for w, b in ((weight, bias), (weight.astype(np.float32), bias.astype(np.float32)))
+        ]
+        assert relative_error(*results) < 1e-6
 
 
 @pytest.mark.parametrize(("videos", "frames"), [(1, 1), (2, 2), (1, 3), (2, 4), (3, 5), (1, 14)])

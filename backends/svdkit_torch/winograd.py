@@ -7,12 +7,14 @@ the transforms would lose digits, so there convolutions stay direct.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from svdkit import winograd
 from svdkit.backend import Call, Host, Layer, Shape
+from svdkit_loops.weights import to_float32
 from svdkit_loops.winograd import Frames, Maps, tiles_at_a_time, transform_weights
 
 from .recording import is_recorded
@@ -29,7 +31,7 @@ def tile(weight: Shape, stride: int = 1, padding: tuple[int, int] = (1, 1)) -> i
     """The m of the tiles that suit a convolution of such weights; 0 for a direct one."""
     over_time = len(weight) == 5
     m = winograd.tile(weight, TEMPORAL_CHANNELS if over_time else CHANNELS, stride) if padding == (1, 1) else 0
-    return 0 if over_time and m == 2 else m  # over time, so small tiles save less than they cost
+    return 0 if over_time and m == 2 else m  # over time tiles of two frames save less than they cost
 
 
 def planned_tile(call: Call) -> int:
@@ -74,7 +76,7 @@ def _factors(weight: Host, m: int) -> Tensor:
 
 
 def _offset(bias: Host | None, out: int) -> Tensor:
-    return torch.zeros(out) if bias is None else torch.tensor(bias, dtype=torch.float32)
+    return torch.from_numpy(np.zeros(out, np.float32) if bias is None else np.array(to_float32(bias)))
 
 
 def _in_tiles(tiling: Maps | Frames, x: Tensor, factors: Tensor, bias: Tensor) -> Tensor:
