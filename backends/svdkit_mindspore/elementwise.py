@@ -39,7 +39,7 @@ def part(x: Array, start: int, count: int) -> Array:
 
 def add_bias(x: Array, bias: Array) -> Array:
     """`x` `(R, C)` with a bias added, in the memory of `x`."""
-    elementwise.add_bias(_host(x), _host(bias))
+    elementwise.add_bias(x.asnumpy(), _host(bias))
     return x
 
 
@@ -66,7 +66,7 @@ def gelu(x: Array) -> Array:
 
 def geglu(value: Array, value_bias: Array, gate: Array, gate_bias: Array) -> Array:
     """`(value + value_bias) * gelu(gate + gate_bias)` of `(R, C)`, in the memory of the gate."""
-    elementwise.geglu(_host(value), _host(value_bias), _host(gate), _host(gate_bias))
+    elementwise.geglu(_host(value), _host(value_bias), gate.asnumpy(), _host(gate_bias))
     return gate
 
 
