@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -18,7 +19,7 @@ from svdkit.backend import Host
 pytest.importorskip("numba")
 
 from svdkit import winograd
-from svdkit_loops import elementwise, threads
+from svdkit_loops import compiled, elementwise, threads
 from svdkit_loops.weights import to_float32
 from svdkit_loops.winograd import transform_weights
 
@@ -110,13 +111,25 @@ import numpy as np
 from svdkit_loops import elementwise
 x = np.ones((2, 3), np.float32)
 elementwise.add_bias(x, np.ones(3, np.float32))
-stats = elementwise._add_row.stats
+stats = elementwise._add_bias.stats
 print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
 """
     env = {"NUMBA_CACHE_DIR": str(tmp_path)}
     run = [sys.executable, "-c", code]
     seen = [subprocess.run(run, env=os.environ | env, capture_output=True, text=True, check=True) for _ in range(2)]
     assert [process.stdout.split() for process in seen] == [["0", "1"], ["1", "0"]]
+
+
+def test_where_nothing_can_be_kept_it_is_compiled_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    njit = compiled.numba.njit
+
+    def without_a_folder(cache: bool = False, **options: Any) -> Any:
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return njit(**options)
+
+    monkeypatch.setattr(compiled.numba, "njit", without_a_folder)
+    assert compiled.compiled(lambda x: x + 1)(2) == 3
 
 
 def test_bias_of_an_array_of_one_row() -> None:

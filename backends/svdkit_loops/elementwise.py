@@ -19,7 +19,7 @@ ROWS = 64
 
 def add_bias(x: Floats, bias: Floats) -> None:
     """Adds a bias `(C,)` to the rows of `x` `(R, C)`, in place."""
-    share(lambda i, j: _add_row(x, bias, x, i, j), *x.shape)
+    share(lambda i, j: _add_bias(x, bias, i, j), *x.shape)
 
 
 def add_rows(x: Floats, rows: Floats, out: Floats) -> None:
@@ -77,7 +77,7 @@ def _exp(x: Float) -> Float:
     n = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
     # ln 2 in two parts, the first of which has few digits, so that its multiples are exact.
     r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
-    # Minimax polynomial of exp on |r| < ln 2 / 2.
+    # The polynomial for |r| < ln 2 / 2, and the two parts, have the coefficients of expf in Cephes (Moshier, 1992).
     y = np.float32(1.9875691500e-4)
     y = y * r + np.float32(1.3981999507e-3)
     y = y * r + np.float32(8.3334519073e-3)
@@ -109,10 +109,10 @@ def _gelu(x: Float) -> Float:
 
 
 @compiled
-def _add_row(x: Floats, row: Floats, out: Floats, i: int, j: int) -> None:
+def _add_bias(x: Floats, bias: Floats, i: int, j: int) -> None:
     for r in range(i, j):
         for c in range(x.shape[1]):
-            out[r, c] = x[r, c] + row[c]
+            x[r, c] += bias[c]
 
 
 @compiled

@@ -97,11 +97,12 @@ def temporal_conv(x: Array, frames: int, factors: Array, bias: Array, m: int) ->
 def _in_tiles(tiling: Maps | Frames, x: Array, factors: Array, bias: Array) -> Array:
     taps, out, channels = factors.shape
     result = empty(*x.shape[:-1], out)
+    rows, offset, y = _host(x), _host(bias), result.asnumpy()
     step = tiles_at_a_time(tiling, max(channels, out), TILE_ELEMENTS)
     for start in range(0, tiling.count, step):
         tiles = empty(taps, min(step, tiling.count - start), channels)
-        tiling.cut(_host(x), start, tiles.asnumpy())
-        tiling.put(_bmm_t(tiles, factors).asnumpy(), start, _host(bias), result.asnumpy())
+        tiling.cut(rows, start, tiles.asnumpy())
+        tiling.put(_bmm_t(tiles, factors).asnumpy(), start, offset, y)
     return result
 
 

@@ -62,10 +62,10 @@ class TorchBackend(Backend):
     # Memory
 
     def scratch(self, call: Call) -> Sequence[int]:
-        return [memory.scratch(call, self._packs, self._transforms()) * call.itemsize]
+        return [memory.scratch(call, self._packs, self._takes_loops()) * call.itemsize]
 
     def held(self, kernel: str, weight: Shape, stride: int = 1) -> int:
-        m = winograd.tile(weight, stride) if self._transforms() else 0
+        m = winograd.tile(weight, stride) if self._takes_loops() else 0
         return transformed_size(weight, m) if m else super().held(kernel, weight)
 
     def memory(self) -> Memory:
@@ -143,7 +143,7 @@ class TorchBackend(Backend):
         before, after = padding
         if weight.shape[2] == stride == 1 and before == after == 0:
             return self.linear(weight[:, :, 0, 0], bias)
-        if self._transforms(weight, bias) and (m := winograd.tile(weight.shape, stride, padding)):
+        if self._takes_loops(weight, bias) and (m := winograd.tile(weight.shape, stride, padding)):
             return winograd.conv2d(weight, bias, m)
         if before == after:
             return self._conv2d(weight, bias, stride, (before, before))
@@ -151,7 +151,7 @@ class TorchBackend(Backend):
         return lambda x: conv(F.pad(x, (0, 0, before, after, before, after)))
 
     def temporal_conv(self, weight: Host, bias: Host) -> Layer:
-        if self._transforms(weight, bias) and (m := winograd.tile(weight.shape)):
+        if self._takes_loops(weight, bias) and (m := winograd.tile(weight.shape)):
             return winograd.temporal_conv(weight, bias, m)
         # Frames by positions are an image too, so this is a 2D convolution of a view: 525 GFLOP/s, nothing copied.
         out, reach = weight.shape[0], weight.shape[2] // 2
@@ -160,8 +160,8 @@ class TorchBackend(Backend):
             *x.shape[:3], out
         )
 
-    def _transforms(self, *weights: Any) -> bool:
-        """Whether convolutions of such weights may be Winograd's."""
+    def _takes_loops(self, *weights: Any) -> bool:
+        """Whether compiled loops may do what such weights are for; convolutions then are Winograd's."""
         return self._device.type == "cpu" and self._dtype is torch.float32 and not _trained(*weights)
 
     def _conv2d(self, weight: Host, bias: Host | None, stride: int, padding: tuple[int, int]) -> Layer:
@@ -185,7 +185,7 @@ class TorchBackend(Backend):
 
     def group_norm(self, weight: Host, bias: Host, groups: int, eps: float, silu: bool) -> Layer:
         w, b = self._weight(weight), self._weight(bias)
-        loops = self._device.type == "cpu" and self._dtype is torch.float32 and not _trained(weight, bias)
+        loops = self._takes_loops(weight, bias)
         # In 16 bits torch's own is exact enough, and faster, but its gradients take three times as long.
         exact = self._device.type == "cpu" and (self._dtype.itemsize > 2 or _trained(weight))
         fuses = self._fuses(weight, bias)
