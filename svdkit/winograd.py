@@ -7,7 +7,6 @@ time a tile is m frames, and it is `A (G w . B d)`: m + 2 products instead of 3 
 
 from __future__ import annotations
 
-import math
 from fractions import Fraction
 from functools import cache
 
@@ -43,11 +42,6 @@ def tile(weight: tuple[int, ...], channels: int, stride: int = 1) -> int:
     if kernel not in ([3, 3], [3, 1, 1]) or stride != 1 or min(out, into) < channels:
         return 0
     return 2 if out >= DEEP_CHANNELS else 4
-
-
-def transformed_size(weight: tuple[int, ...], m: int) -> int:
-    """Elements of the weights, once they are transformed."""
-    return math.prod(weight[:2]) * (m + 2) ** (2 if len(weight) == 4 else 1)
 
 
 @cache

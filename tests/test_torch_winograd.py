@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402, N812
 
+from svdkit_loops import winograd as loops  # noqa: E402
 from svdkit_loops.winograd import transform_weights  # noqa: E402
 from svdkit_torch import winograd  # noqa: E402
 from svdkit_torch.backend import TorchBackend  # noqa: E402
@@ -35,9 +36,10 @@ def expected(x: Host, weight: Host, bias: Host | None) -> Any:
 
 @pytest.mark.parametrize("channels", [256, 1280])
 @pytest.mark.parametrize("size", [(1, 1), (4, 8), (5, 7), (13, 9)])
-@pytest.mark.parametrize("elements", [1, 2**24])
-def test_numbers(channels: int, size: tuple[int, int], elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(winograd, "TILE_ELEMENTS", elements)
+@pytest.mark.parametrize("runs", [None, 5])
+def test_numbers(channels: int, size: tuple[int, int], runs: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if runs:
+        monkeypatch.setattr(loops, "runs_of", lambda tiling, *_: min(tiling.count, runs))
     x = drawn(2, 256, *size) + 3  # a mean of several times the spread: transforms lose digits of what they subtract
     weight, bias = drawn(channels, 256, 3, 3) / 48, drawn(channels)
     k = TorchBackend("cpu", "float32")
@@ -59,9 +61,10 @@ def test_weights_of_any_dtype(dtype: type) -> None:
 
 
 @pytest.mark.parametrize(("videos", "frames"), [(1, 1), (2, 2), (1, 3), (2, 4), (3, 5), (1, 14)])
-@pytest.mark.parametrize("elements", [1, 2**24])
-def test_numbers_in_time(videos: int, frames: int, elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(winograd, "TILE_ELEMENTS", elements)
+@pytest.mark.parametrize("runs", [None, 5])
+def test_numbers_in_time(videos: int, frames: int, runs: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if runs:
+        monkeypatch.setattr(loops, "runs_of", lambda tiling, *_: min(tiling.count, runs))
     x, weight, bias = drawn(videos * frames, 320, 3, 5) + 3, drawn(384, 320, 3, 1, 1) / 31, drawn(384)
     k = TorchBackend("cpu", "float32")
     y = k.numpy(k.from_map(k.temporal_conv(weight, bias)(k.to_map(k.array(x)), frames)))
@@ -144,5 +147,5 @@ def test_tiles_are_in_the_plan() -> None:
     k = TorchBackend("cpu", "float32")
     maps = (2, 256, 32, 32)
     call = Call("conv2d", (maps,), ("conv2d",), maps, (256, 256, 3, 3), {"stride": 1, "padding": 2}, 4)
-    assert sum(k.scratch(call)) >= 4 * 2 * 36 * 2 * 8 * 8 * 256
+    assert sum(k.scratch(call)) >= 4 * 36 * 64 * (256 + 256), "a run of 64 tiles, by one thread at least"
     assert sum(TorchBackend("cpu", "bfloat16").scratch(call)) == 0

@@ -12,8 +12,9 @@ from svdkit.memory.meter import Ledger, Meter
 pytest.importorskip("mindspore")
 
 from svdkit import winograd
+from svdkit_loops import winograd as loops
 from svdkit_loops.winograd import transform_weights
-from svdkit_mindspore import elementwise, traced
+from svdkit_mindspore import eager, traced
 from svdkit_mindspore.backend import create
 
 ROUNDING = 3e-6
@@ -53,7 +54,7 @@ def test_numbers(m: int, shape: tuple[int, int, int], blocks: int, monkeypatch: 
     weight = rng.standard_normal((72, 64, 3, 3), np.float32) / 24
     bias = rng.standard_normal(72, np.float32)
     if blocks > 1:
-        monkeypatch.setattr(elementwise, "TILE_ELEMENTS", 2 * (m + 2) ** 2 * 72)
+        monkeypatch.setattr(loops, "runs_of", lambda tiling, *_: min(tiling.count, 5))
     k = create("cpu", "float32")
     for b in (bias, None):
         layer = k._winograd(weight, b, m)
@@ -78,8 +79,8 @@ def test_numbers_in_time(m: int, videos: int, frames: int, blocks: int, monkeypa
     x = rng.standard_normal((videos * frames, 64, 3, 5), np.float32) + 3
     weight = rng.standard_normal((72, 64, 3, 1, 1), np.float32) / 14
     bias = rng.standard_normal(72, np.float32)
-    if blocks > 1:  # of 7 tiles
-        monkeypatch.setattr(elementwise, "TILE_ELEMENTS", 7 * (m + 2) * 72)
+    if blocks > 1:
+        monkeypatch.setattr(loops, "runs_of", lambda tiling, *_: min(tiling.count, 7))
     k = create("cpu", "float32")
     y = k.numpy(k.from_map(k._winograd_in_time(weight, bias, m)(k.to_map(k.array(x)), frames)))
     assert relative_error(y, convolve_in_time(x, weight, bias, frames)) < ROUNDING
@@ -97,7 +98,7 @@ def test_graphs_have_the_same_numbers(m: int) -> None:
         (time, lambda module, f: module.temporal_conv(maps.reshape(6, 35, 64), 3, f, bias, m)),
     ):
         factors = k.array(transform_weights(weight, m))
-        assert relative_error(call(traced, factors).asnumpy(), call(elementwise, factors).asnumpy()) < ROUNDING
+        assert relative_error(call(traced, factors).asnumpy(), call(eager, factors).asnumpy()) < ROUNDING
 
 
 @pytest.mark.parametrize(

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
-
 import numpy as np
 import numpy.typing as npt
 
+from . import functions as scalar
 from .compiled import compiled, summed_in_lanes
+from .functions import Float
 from .threads import share
 
 Floats = npt.NDArray[np.float32]
-Float: TypeAlias = Any  # one number in float32, of NumPy's types or of machine code
 
 ROWS = 64
 """Rows that are summed in float32, before their sums are added up in float64."""
-
-
-def add_bias(x: Floats, bias: Floats) -> None:
-    """Adds a bias `(C,)` to the rows of `x` `(R, C)`, in place."""
-    share(lambda i, j: _add_bias(x, bias, i, j), *x.shape)
 
 
 def add_rows(x: Floats, rows: Floats, out: Floats) -> None:
@@ -37,11 +31,6 @@ def gelu(x: Floats, out: Floats) -> None:
     """`x * Phi(x)`, of any shape."""
     x, out = x.ravel(), out.reshape(-1)
     share(lambda i, j: _gelu_of_each(x, out, i, j), out.size, 1)
-
-
-def geglu(value: Floats, value_bias: Floats, gate: Floats, gate_bias: Floats) -> None:
-    """`(value + value_bias) * gelu(gate + gate_bias)` of `(R, C)`, in the memory of the gate."""
-    share(lambda i, j: _geglu(value, value_bias, gate, gate_bias, i, j), *gate.shape)
 
 
 def group_norm(x: Floats, weight: Floats, bias: Floats, groups: int, eps: float, silu: bool, out: Floats) -> None:
@@ -71,51 +60,6 @@ def layer_norm(x: Floats, weight: Floats, bias: Floats, eps: float, out: Floats)
 
 
 @compiled
-def _exp(x: Float) -> Float:
-    """To float32's digits, from 1e-38 to 1e38."""
-    x = min(max(x, np.float32(-87)), np.float32(89))  # of 89, infinity
-    n = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
-    # ln 2 in two parts, the first of which has few digits, so that its multiples are exact.
-    r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
-    # The polynomial for |r| < ln 2 / 2, and the two parts, have the coefficients of expf in Cephes (Moshier, 1992).
-    y = np.float32(1.9875691500e-4)
-    y = y * r + np.float32(1.3981999507e-3)
-    y = y * r + np.float32(8.3334519073e-3)
-    y = y * r + np.float32(4.1665795894e-2)
-    y = y * r + np.float32(1.6666665459e-1)
-    y = y * r + np.float32(5.0000001201e-1)
-    y = y * r * r + r + np.float32(1)
-    power = np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
-    return y * power
-
-
-@compiled
-def _silu(x: Float) -> Float:
-    return x / (np.float32(1) + _exp(-x))
-
-
-@compiled
-def _gelu(x: Float) -> Float:
-    # Minimax fit of -logit(Phi(x)) / x over 0 < x < 5.8, by powers of x^2: off by 6e-7 in x * Phi(x).
-    s = x * x
-    p = np.float32(-3.61130496e-09)
-    p = p * s + np.float32(2.66896020e-07)
-    p = p * s + np.float32(-7.93827032e-06)
-    p = p * s + np.float32(1.10480687e-04)
-    p = p * s + np.float32(6.62587852e-05)
-    p = p * s + np.float32(-7.26685656e-02)
-    p = p * s + np.float32(-1.595768432)
-    return x / (np.float32(1) + _exp(p * x))
-
-
-@compiled
-def _add_bias(x: Floats, bias: Floats, i: int, j: int) -> None:
-    for r in range(i, j):
-        for c in range(x.shape[1]):
-            x[r, c] += bias[c]
-
-
-@compiled
 def _add_rows(x: Floats, rows: Floats, out: Floats, i: int, j: int) -> None:
     for r in range(i, j):
         v, k = divmod(r, x.shape[1])
@@ -134,14 +78,7 @@ def _mix(a: Floats, b: Floats, weight: Float, out: Floats, i: int, j: int) -> No
 def _gelu_of_each(x: Floats, out: Floats, i: int, j: int) -> None:
     x, out = x[i:j], out[i:j]
     for k in range(out.size):
-        out[k] = _gelu(x[k])
-
-
-@compiled
-def _geglu(value: Floats, value_bias: Floats, gate: Floats, gate_bias: Floats, i: int, j: int) -> None:
-    for r in range(i, j):
-        for c in range(gate.shape[1]):
-            gate[r, c] = (value[r, c] + value_bias[c]) * _gelu(gate[r, c] + gate_bias[c])
+        out[k] = scalar.gelu(x[k])
 
 
 @compiled
@@ -173,7 +110,7 @@ def _normalise(x: Floats, centre: Floats, gain: Floats, shift: Floats, silu: boo
         # Centred first: the difference of two large numbers would lose the digits of a small spread.
         if silu:
             for c in range(x.shape[2]):
-                out[v, r, c] = _silu((x[v, r, c] - centre[v, c]) * gain[v, c] + shift[v, c])
+                out[v, r, c] = scalar.silu((x[v, r, c] - centre[v, c]) * gain[v, c] + shift[v, c])
         else:
             for c in range(x.shape[2]):
                 out[v, r, c] = (x[v, r, c] - centre[v, c]) * gain[v, c] + shift[v, c]

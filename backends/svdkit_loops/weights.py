@@ -21,18 +21,21 @@ def to_float32(values: npt.NDArray[Any]) -> Floats:
         return values
     out = np.empty(values.shape, np.float32)
     given, result = values.reshape(-1), out.reshape(-1)
-    convert = {"float16": _from_float16, "bfloat16": _from_bfloat16}.get(values.dtype.name)
-    if convert is None:
-        share(lambda i, j: np.copyto(result[i:j], given[i:j], casting="same_kind"), given.size, 1)
-    else:
-        bits = given.view(np.uint16)
-        share(lambda i, j: convert(bits, result, i, j), given.size, 1)
+    share(lambda i, j: into_float32(given[i:j], result[i:j]), given.size, 1)
     return out
 
 
+def into_float32(values: npt.NDArray[Any], out: Floats) -> None:
+    """The same by one thread, into contiguous memory of the same shape."""
+    convert = {"float16": _from_float16, "bfloat16": _from_bfloat16}.get(values.dtype.name)
+    if convert is None or not values.flags.c_contiguous:
+        np.copyto(out, values, casting="same_kind")
+    else:
+        convert(values.reshape(-1).view(np.uint16), out.reshape(-1))
+
+
 @compiled
-def _from_float16(bits: Bits, out: Floats, i: int, j: int) -> None:
-    bits, out = bits[i:j], out[i:j]
+def _from_float16(bits: Bits, out: Floats) -> None:
     for k in range(out.size):
         h = np.uint32(bits[k])
         # Exponent and fraction where float32 has them; multiplying by 2^112 puts the exponent's zero right.
@@ -44,7 +47,6 @@ def _from_float16(bits: Bits, out: Floats, i: int, j: int) -> None:
 
 
 @compiled
-def _from_bfloat16(bits: Bits, out: Floats, i: int, j: int) -> None:
-    bits, out = bits[i:j], out[i:j]
+def _from_bfloat16(bits: Bits, out: Floats) -> None:
     for k in range(out.size):
         out[k] = np.uint32(np.uint32(bits[k]) << np.uint32(16)).view(np.float32)

@@ -1,12 +1,4 @@
-"""Tiles of Winograd's convolutions (`svdkit.winograd`): cut out and transformed at once, and their products put back.
-
-In between stands a batch of matrix products, which is the caller's:
-
-    tiling = Maps(x.shape, m)
-    tiling.cut(x, start, tiles)                    # (taps, T, C), of T tiles from the start-th on
-    products = tiles @ factors                     # (taps, T, O)
-    tiling.put(products, start, bias, out)
-"""
+"""Winograd's convolutions (`svdkit.winograd`): tiles are cut out and transformed at once, multiplied, and put back."""
 
 from __future__ import annotations
 
@@ -22,7 +14,10 @@ from svdkit import winograd
 from svdkit.backend import Call
 
 from .compiled import compiled
-from .threads import share
+from .product import held, multiply_each, panels, room_for
+from .threads import allowed_processors, share
+from .tile import WIDTH
+from .transform import INPUTS, RESULTS, transform
 from .weights import to_float32
 
 Floats = npt.NDArray[np.float32]
@@ -49,15 +44,11 @@ class Maps:
 
     def cut(self, x: Floats, start: int, out: Floats) -> None:
         """`B d B'` of tiles from the start-th on, into `(taps, T, C)`."""
-        _, forth = _matrices(self.m)
-        loop, _ = _over_maps(self.m)
-        share(lambda i, j: loop(x, forth, start, out, i, j), out.shape[1], out[:, 0].size)
+        _over_maps(self.m)[0](x, start, out)
 
     def put(self, products: Floats, start: int, bias: Floats, out: Floats) -> None:
         """`A y A' + bias` of products `(taps, T, O)`, each to its place in `(N, H, W, O)`."""
-        back, _ = _matrices(self.m)
-        _, loop = _over_maps(self.m)
-        share(lambda i, j: loop(products, back, start, bias, out, i, j), products.shape[1], products[:, 0].size)
+        _over_maps(self.m)[1](products, start, bias, out)
 
 
 @frozen
@@ -81,65 +72,86 @@ class Frames:
 
     def cut(self, x: Floats, start: int, out: Floats) -> None:
         """`B d` of tiles from the start-th on, into `(taps, T, C)`."""
-        _, forth = _matrices(self.m)
-        loop, _ = _over_frames(self.m)
-        share(lambda i, j: loop(x, self.frames, forth, start, out, i, j), out.shape[1], out[:, 0].size)
+        _over_frames(self.m)[0](x, self.frames, start, out)
 
     def put(self, products: Floats, start: int, bias: Floats, out: Floats) -> None:
         """`A y + bias` of products `(taps, T, O)`, each to its place in `(V * F, P, O)`."""
-        back, _ = _matrices(self.m)
-        _, loop = _over_frames(self.m)
-        each = products[:, 0].size
-        share(lambda i, j: loop(products, self.frames, back, start, bias, out, i, j), products.shape[1], each)
+        _over_frames(self.m)[1](products, self.frames, start, bias, out)
 
 
 def transform_weights(weight: npt.NDArray[Any], m: int) -> Floats:
-    """`G w G'` of weights `(O, I, 3, 3)`, as `((m + 2)^2, O, I)`; or `G w` of `(O, I, 3, 1, 1)`, as `(m + 2, O, I)`."""
+    """`G w G'` of weights `(O, I, 3, 3)`, or `G w` of `(O, I, 3, 1, 1)`: of each tap, in panels (`product`)."""
     _, g, _ = winograd.matrices(m)
     taps = to_float32(weight).reshape(*weight.shape[:2], -1)
     matrix = (np.kron(g, g) if taps.shape[2] == 9 else g).astype(np.float32)
-    out = np.empty((len(matrix), *weight.shape[:2]), np.float32)
-    share(lambda i, j: _transform_weights(taps, matrix, out, i, j), len(taps), out[:, 0].size)
+    out = np.empty((len(matrix), panels(len(taps)), taps.shape[1], WIDTH), np.float32)
+    share(lambda i, j: _transform_weights(taps, matrix, out, i, j), out.shape[1], out[:, 0].size)
     return out
 
 
-def tiling_of(call: Call, m: int) -> Maps | Frames:
-    """Of a convolution that is planned for."""
+def transformed_size(weight: tuple[int, ...], m: int) -> int:
+    """Numbers in what `transform_weights` makes of weights of a shape."""
+    return held(weight[:2]) * (m + 2) ** (2 if len(weight) == 4 else 1)
+
+
+def convolve(tiling: Maps | Frames, x: Floats, weights: Floats, bias: Floats, out: Floats) -> None:
+    """The convolution of `(…, I)` with transformed weights, plus a bias, into `(…, O)`.
+
+    A thread does some tiles from their cutting to their results, so that in between they stay in its cache.
+    """
+
+    def work(i: int, j: int) -> None:
+        for run in range(i, j):
+            start = tiling.count * run // runs
+            shape = tiling.taps, tiling.count * (run + 1) // runs - start
+            tiles, products = (room_for(k, (*shape, y.shape[-1])) for k, y in (("tiles", x), ("products", out)))
+            tiling.cut(x, start, tiles)
+            multiply_each(tiles, weights, products)
+            tiling.put(products, start, bias, out)
+
+    runs = runs_of(tiling, x.shape[-1], out.shape[-1])
+    share(work, runs, out.size)
+
+
+def tiles_size(call: Call, m: int) -> int:
+    """Numbers in the tiles and products that all threads hold for a convolution that is planned for."""
     n, channels, height, width = call.inputs[0]
-    if call.kernel == "conv2d":
-        return Maps((n, height, width, channels), m)
-    return Frames((n, height * width, channels), call.options["frames"], m)
+    shape = n, height * width, channels
+    over_time = call.kernel == "temporal_conv"
+    tiling = Frames(shape, call.options["frames"], m) if over_time else Maps((n, height, width, channels), m)
+    out = call.weight[0]
+    tiles = -(-tiling.count // runs_of(tiling, channels, out))
+    return len(allowed_processors()) * tiles * tiling.taps * (channels + out)
 
 
-def tiles_at_a_time(tiling: Maps | Frames, channels: int, elements: int) -> int:
-    """How many tiles of so many channels have so many elements; all at most, and one at least."""
-    return max(1, min(tiling.count, elements // (tiling.taps * channels)))
-
-
-@cache
-def _matrices(m: int) -> tuple[Floats, Floats]:
-    a, _, b = winograd.matrices(m)
-    return a.astype(np.float32), b.astype(np.float32)
+def runs_of(tiling: Maps | Frames, channels: int, out: int) -> int:
+    """Into how many runs tiles are cut: as many for each thread."""
+    threads = len(allowed_processors())
+    # Weights pass once a run: more tiles where they do not stay in cache meanwhile, fewer where tiles can.
+    tiles = 112 if tiling.taps * channels * out < 2**22 else 224
+    return min(tiling.count, threads * -(-tiling.count // (threads * tiles)))
 
 
 @compiled
 def _transform_weights(taps: Floats, matrix: Floats, out: Floats, i: int, j: int) -> None:
-    _, channels, size = taps.shape
-    columns = np.empty((size, channels), np.float32)
-    for o in range(i, j):
+    count, channels, size = taps.shape
+    columns = np.zeros((size, WIDTH), np.float32)
+    for panel in range(i, j):
+        width = min(WIDTH, count - panel * WIDTH)
+        columns[:, width:] = 0
         for c in range(channels):
-            for a in range(size):
-                columns[a, c] = taps[o, c, a]
-        for k in range(len(matrix)):
-            row = out[k, o]
-            row[:] = 0
-            for a in range(size):
-                factor = matrix[k, a]
-                for c in range(channels):
-                    row[c] += factor * columns[a, c]
+            for lane in range(width):
+                for a in range(size):
+                    columns[a, lane] = taps[panel * WIDTH + lane, c, a]
+            for k in range(len(matrix)):
+                for lane in range(WIDTH):
+                    y = np.float32(0)
+                    for a in range(size):
+                        y += matrix[k, a] * columns[a, lane]
+                    out[k, panel, c, lane] = y
 
 
-# The size of a tile is a constant of what is compiled, so that sums along it are written out.
+# The size of a tile is a constant of what is compiled.
 
 
 @cache
@@ -147,56 +159,41 @@ def _over_maps(m: int) -> Loops:
     n = m + 2
 
     @compiled
-    def forth(x: Floats, matrix: Floats, start: int, out: Floats, i: int, j: int) -> None:
+    def cut(x: Floats, start: int, out: Floats) -> None:
         _, height, width, channels = x.shape
-        down, across = -(-height // m), -(-width // m)
-        column, half = np.empty((n, channels), np.float32), np.empty((n, n, channels), np.float32)
-        for t in range(i, j):
+        down, across, tiles = -(-height // m), -(-width // m), out.shape[1]
+        half, room = np.empty((n, n, channels), np.float32), np.zeros((2, channels), np.float32)
+        for t in range(tiles):
             image, place = divmod(start + t, down * across)
             top, left = place // across * m - 1, place % across * m - 1
+            first, last = max(0, -top), min(n, height - top)
             for b in range(n):
-                for a in range(n):
-                    inside = 0 <= top + a < height and 0 <= left + b < width
-                    for c in range(channels):  # Numba's assignment of a whole row takes twice as long
-                        column[a, c] = x[image, top + a, left + b, c] if inside else np.float32(0)
-                for k in range(n):
-                    for c in range(channels):
-                        y = np.float32(0)
-                        for a in range(n):
-                            y += matrix[k, a] * column[a, c]
-                        half[k, b, c] = y
+                at = ((image * height + top) * width + left + b) * channels
+                there = last if 0 <= left + b < width else 0
+                to, stride = b * channels, n * channels
+                transform(INPUTS, m, x, at, width * channels, (first, there), None, half, to, stride, n, room, channels)
             for k in range(n):
-                for q in range(n):
-                    for c in range(channels):
-                        y = np.float32(0)
-                        for b in range(n):
-                            y += matrix[q, b] * half[k, b, c]
-                        out[k * n + q, t, c] = y
+                at, to, stride = k * n * channels, (k * n * tiles + t) * channels, tiles * channels
+                transform(INPUTS, m, half, at, channels, (0, n), None, out, to, stride, n, room, channels)
 
     @compiled
-    def back(products: Floats, matrix: Floats, start: int, bias: Floats, out: Floats, i: int, j: int) -> None:
+    def put(products: Floats, start: int, bias: Floats, out: Floats) -> None:
         _, height, width, channels = out.shape
-        down, across = -(-height // m), -(-width // m)
-        half = np.empty((m, n, channels), np.float32)
-        for t in range(i, j):
+        down, across, tiles = -(-height // m), -(-width // m), products.shape[1]
+        half, room = np.empty((m, n, channels), np.float32), np.zeros((2, channels), np.float32)
+        for t in range(tiles):
             image, place = divmod(start + t, down * across)
             top, left = place // across * m, place % across * m
-            for k in range(m):
-                for b in range(n):
-                    for c in range(channels):
-                        y = np.float32(0)
-                        for a in range(n):
-                            y += matrix[k, a] * products[a * n + b, t, c]
-                        half[k, b, c] = y
+            for b in range(n):
+                at, step = (b * tiles + t) * channels, n * tiles * channels
+                to, stride = b * channels, n * channels
+                transform(RESULTS, m, products, at, step, (0, n), None, half, to, stride, m, room, channels)
             for k in range(min(m, height - top)):
-                for q in range(min(m, width - left)):
-                    for c in range(channels):
-                        y = bias[c]
-                        for b in range(n):
-                            y += matrix[q, b] * half[k, b, c]
-                        out[image, top + k, left + q, c] = y
+                at, to = k * n * channels, ((image * height + top + k) * width + left) * channels
+                count = min(m, width - left)
+                transform(RESULTS, m, half, at, channels, (0, n), bias, out, to, channels, count, room, channels)
 
-    return forth, back
+    return cut, put
 
 
 @cache
@@ -204,38 +201,27 @@ def _over_frames(m: int) -> Loops:
     n = m + 2
 
     @compiled
-    def forth(x: Floats, frames: int, matrix: Floats, start: int, out: Floats, i: int, j: int) -> None:
+    def cut(x: Floats, frames: int, start: int, out: Floats) -> None:
         _, positions, channels = x.shape
-        count = -(-frames // m)
-        column = np.empty((n, channels), np.float32)
-        for t in range(i, j):
+        count, tiles = -(-frames // m), out.shape[1]
+        room = np.zeros((2, channels), np.float32)
+        for t in range(tiles):
             tile, position = divmod(start + t, positions)
             video, first = tile // count * frames, tile % count * m - 1
-            for a in range(n):
-                inside = 0 <= first + a < frames
-                for c in range(channels):
-                    column[a, c] = x[video + first + a, position, c] if inside else np.float32(0)
-            for k in range(n):
-                for c in range(channels):
-                    y = np.float32(0)
-                    for a in range(n):
-                        y += matrix[k, a] * column[a, c]
-                    out[k, t, c] = y
+            at, step = ((video + first) * positions + position) * channels, positions * channels
+            inside = max(0, -first), min(n, frames - first)
+            transform(INPUTS, m, x, at, step, inside, None, out, t * channels, tiles * channels, n, room, channels)
 
     @compiled
-    def back(
-        products: Floats, frames: int, matrix: Floats, start: int, bias: Floats, out: Floats, i: int, j: int
-    ) -> None:
+    def put(products: Floats, frames: int, start: int, bias: Floats, out: Floats) -> None:
         _, positions, channels = out.shape
-        count = -(-frames // m)
-        for t in range(i, j):
+        count, tiles = -(-frames // m), products.shape[1]
+        room = np.zeros((2, channels), np.float32)
+        for t in range(tiles):
             tile, position = divmod(start + t, positions)
             video, first = tile // count * frames, tile % count * m
-            for k in range(min(m, frames - first)):
-                for c in range(channels):
-                    y = bias[c]
-                    for a in range(n):
-                        y += matrix[k, a] * products[a, t, c]
-                    out[video + first + k, position, c] = y
+            to, stride = ((video + first) * positions + position) * channels, positions * channels
+            at, step, there = t * channels, tiles * channels, min(m, frames - first)
+            transform(RESULTS, m, products, at, step, (0, n), bias, out, to, stride, there, room, channels)
 
-    return forth, back
+    return cut, put

@@ -1,10 +1,9 @@
 """MindSpore on a CPU, where only some operators are fast; times below are for 5.9 M elements on two cores.
 
-Maps are `(N, H, W, C)`, so tokens are the same memory. Convolutions are Winograd's where that pays, over time too, and
-else products of gathered patches with the weights, since the stock `conv2d` is a reference loop here (44 s where
-patches take 0.15). Strided copies take 20 ms where gathering whole rows takes 2: rows are therefore shuffled and padded
-by gathering them with index tables, which are made once for each shape. What is done element by element compiled loops
-do (`elementwise`).
+Maps are `(N, H, W, C)`, so tokens are the same memory. Most kernels are compiled loops (`eager`). Convolutions are
+Winograd's where that pays, over time too, and else products of gathered patches with the weights, since the stock
+`conv2d` is a reference loop here (44 s where patches take 0.15). Strided copies take 20 ms where gathering whole rows
+takes 2: rows are therefore shuffled and padded by index tables, which are made once for each shape.
 """
 
 from __future__ import annotations
@@ -19,25 +18,21 @@ from mindspore import Parameter, ops
 
 from svdkit import winograd
 from svdkit.backend import Array, Call, Host, Layer, Map, Shape, mix_share
+from svdkit.memory.malloc import keep_freed_memory
+from svdkit_loops import product
 from svdkit_loops import winograd as loops
 from svdkit_loops.weights import to_float32
 
-from . import elementwise, memory, tables, traced
+from . import eager, memory, tables, traced
 from .base import IN_GRAPH, MindSporeBackend, constant
 from .threads import keep_workers_apart
 
 PATCH_ELEMENTS = 2**25
 """Patches gathered at a time: 128 MB. Smaller pieces are no faster, larger ones no longer fit beside the weights."""
-SCORE_ELEMENTS = 2**26
-"""Attention scores held at a time: 256 MB, and again for their softmax."""
 WINOGRAD_CHANNELS = 64
 """From how many on convolutions are Winograd's; patches are the alternative."""
 
 _matmul = ops.MatMul()
-_matmul_t = ops.MatMul(transpose_b=True)
-_bmm = ops.BatchMatMul()
-_bmm_t = ops.BatchMatMul(transpose_b=True)
-_softmax = ops.Softmax(-1)
 
 
 def reshaped(x: Array, *shape: int) -> Array:
@@ -50,20 +45,16 @@ def reshaped(x: Array, *shape: int) -> Array:
     return ms.Tensor.from_numpy(x.asnumpy().reshape(shape))
 
 
-def _part(x: Array, start: int, count: int, axis: int = 0) -> Array:
-    """So many rows along the first or second axis; a slice would be a view, even of the whole array."""
-    if count >= x.shape[axis]:
-        return x
-    if IN_GRAPH.get():
-        return x[:, start : start + count] if axis else x[start : start + count]
-    if axis:
-        return elementwise.part(x, start, count)
-    return ms.Tensor.from_numpy(x.asnumpy()[start : start + count])
+def _part(table: Array, start: int, count: int) -> Array:
+    """So many entries of a table; a slice would be a view, even of the whole."""
+    if count >= len(table) or IN_GRAPH.get():
+        return table[start : start + count] if count < len(table) else table
+    return ms.Tensor.from_numpy(table.asnumpy()[start : start + count])
 
 
-def _each() -> Any:
-    """The module of what is done element by element."""
-    return traced if IN_GRAPH.get() else elementwise
+def _kernels() -> Any:
+    """The module whose functions layers take: that of compiled loops, or that of operators which a graph can hold."""
+    return traced if IN_GRAPH.get() else eager
 
 
 class MindSporeCPU(MindSporeBackend):
@@ -82,14 +73,15 @@ class MindSporeCPU(MindSporeBackend):
         # the process's, and MindSpore heeds it only before its first operator: it is made here and left so.
         ms.runtime.launch_blocking()
         keep_workers_apart()
+        keep_freed_memory()
 
     def scratch(self, call: Call) -> Sequence[int]:
-        bounds = WINOGRAD_CHANNELS, PATCH_ELEMENTS, elementwise.TILE_ELEMENTS, SCORE_ELEMENTS
-        return [call.itemsize * n for n in memory.scratch(call, *bounds)]
+        return [call.itemsize * n for n in memory.scratch(call, WINOGRAD_CHANNELS, PATCH_ELEMENTS)]
 
     def held(self, kernel: str, weight: Shape, stride: int = 1) -> int:
-        m = winograd.tile(weight, WINOGRAD_CHANNELS, stride)
-        return winograd.transformed_size(weight, m) if m else super().held(kernel, weight)
+        if m := winograd.tile(weight, WINOGRAD_CHANNELS, stride):
+            return loops.transformed_size(weight, m)
+        return product.held(weight, 2 if kernel == "geglu" else 1)
 
     def kept(self, call: Call) -> Iterable[tuple[Hashable, int]]:
         return memory.tables(call, WINOGRAD_CHANNELS)
@@ -123,8 +115,7 @@ class MindSporeCPU(MindSporeBackend):
             return self.linear(weight[:, :, 0, 0], bias)
         if padding == (1, 1) and (m := winograd.tile(weight.shape, WINOGRAD_CHANNELS, stride)):
             return self._winograd(weight, bias, m)
-        matrix = _weight(weight.transpose(0, 2, 3, 1).reshape(out, -1))
-        offset = _weight(np.zeros(out) if bias is None else bias)
+        multiply = self.linear(weight.transpose(0, 2, 3, 1).reshape(out, -1), bias)
         before, after = padding
 
         def apply(x: Map) -> Map:
@@ -134,49 +125,47 @@ class MindSporeCPU(MindSporeBackend):
                 lambda: tables.patches(h, w, height, width, kernel, stride, before),
                 *("patches", h, w, kernel, stride, padding),
             )
-            y = self._patch_product(reshaped(x, n, h * w, channels), table, kernel**2, matrix, offset)
+            y = self._patch_product(reshaped(x, n, h * w, channels), table, kernel**2, multiply)
             return reshaped(y, n, height, width, out)
 
         return apply
 
     def _winograd(self, weight: Host, bias: Host | None, m: int) -> Layer:
-        factors = _weight(loops.transform_weights(weight, m))
+        weights = constant(loops.transform_weights(weight, m), "float32")
         offset = _weight(np.zeros(len(weight)) if bias is None else bias)
-        return lambda x: _each().conv2d(x, factors, offset, m)
+        return lambda x: _kernels().conv2d(x, weights, offset, m)
 
     def temporal_conv(self, weight: Host, bias: Host) -> Layer:
         out, channels, kernel = weight.shape[:3]
         if m := winograd.tile(weight.shape, WINOGRAD_CHANNELS):
             return self._winograd_in_time(weight, bias, m)
-        matrix = _weight(weight[..., 0, 0].transpose(0, 2, 1).reshape(out, -1))
-        offset = _weight(bias)
+        multiply = self.linear(weight[..., 0, 0].transpose(0, 2, 1).reshape(out, -1), bias)
 
         def apply(x: Map, frames: int) -> Map:
             n, h, w, _ = x.shape
             table = _table(lambda: tables.frame_patches(frames, h * w, kernel), "frames", frames, h * w, kernel)
             rows = reshaped(x, n // frames, frames * h * w, channels)
-            return reshaped(self._patch_product(rows, table, kernel, matrix, offset), n, h, w, out)
+            return reshaped(self._patch_product(rows, table, kernel, multiply), n, h, w, out)
 
         return apply
 
     def _winograd_in_time(self, weight: Host, bias: Host, m: int) -> Layer:
-        factors = _weight(loops.transform_weights(weight, m))
-        offset = _weight(bias)
+        weights = constant(loops.transform_weights(weight, m), "float32")
+        offset, out = _weight(bias), len(bias)
         alone = _weight(winograd.of_one_frame(m)[None])
 
         def apply(x: Map, frames: int) -> Map:
             n, h, w, channels = x.shape
             if frames == 1:
-                matrix = _matmul(alone, reshaped(factors, m + 2, -1))
-                y = _matmul_t(reshaped(x, -1, channels), reshaped(matrix, -1, channels))
-                y = _each().add_bias(y, offset)
+                panels = reshaped(_matmul(alone, reshaped(weights, m + 2, -1)), *weights.shape[1:])
+                y = _kernels().linear(reshaped(x, -1, channels), panels, offset, out)
             else:
-                y = _each().temporal_conv(reshaped(x, n, h * w, channels), frames, factors, offset, m)
-            return reshaped(y, n, h, w, factors.shape[1])
+                y = _kernels().temporal_conv(reshaped(x, n, h * w, channels), frames, weights, offset, m)
+            return reshaped(y, n, h, w, out)
 
         return apply
 
-    def _patch_product(self, rows: Array, table: Array, taps: int, matrix: Array, offset: Array) -> Array:
+    def _patch_product(self, rows: Array, table: Array, taps: int, multiply: Layer) -> Array:
         """Patches `(G, P, taps * C)` of rows `(G, L, C)`, times the weights: `(G, P, O)`.
 
         The table has the rows of one patch after another; row L is what lies outside.
@@ -187,31 +176,26 @@ class MindSporeCPU(MindSporeBackend):
         pieces = []
         for start in range(0, table.shape[0], step):
             part = _part(table, start, step)
-            patches = reshaped(ops.gather(rows, part, 1), -1, taps * channels)
-            pieces.append(reshaped(_each().add_bias(_matmul_t(patches, matrix), offset), groups, -1, matrix.shape[0]))
+            pieces.append(multiply(reshaped(ops.gather(rows, part, 1), groups, -1, taps * channels)))
         return self.concat(pieces, 1)
 
     def linear(self, weight: Host, bias: Host | None) -> Layer:
-        # `ops.dense` takes 250 ms where the product takes 74.
-        matrix = _weight(weight)
+        panels, out = constant(product.to_panels(weight), "float32"), len(weight)
         offset = None if bias is None else _weight(bias)
 
         def apply(x: Array) -> Array:
-            y = _matmul_t(reshaped(x, -1, x.shape[-1]), matrix)
-            if offset is not None:
-                y = _each().add_bias(y, offset)
-            return reshaped(y, *x.shape[:-1], matrix.shape[0])
+            y = _kernels().linear(reshaped(x, -1, x.shape[-1]), panels, offset, out)
+            return reshaped(y, *x.shape[:-1], out)
 
         return apply
 
     def geglu(self, weight: Host, bias: Host) -> Layer:
-        # Two products: the halves of one would not be contiguous.
-        half = weight.shape[0] // 2
-        value, gate, b, c = (_weight(w) for x in (weight, bias) for w in (x[:half], x[half:]))
+        half = len(weight) // 2
+        value, gate = (constant(product.to_panels(w), "float32") for w in (weight[:half], weight[half:]))
+        b, c = _weight(bias[:half]), _weight(bias[half:])
 
         def apply(x: Array) -> Array:
-            rows = reshaped(x, -1, x.shape[-1])
-            y = _each().geglu(_matmul_t(rows, value), b, _matmul_t(rows, gate), c)
+            y = _kernels().geglu(reshaped(x, -1, x.shape[-1]), value, b, gate, c)
             return reshaped(y, *x.shape[:-1], half)
 
         return apply
@@ -221,63 +205,30 @@ class MindSporeCPU(MindSporeBackend):
 
         def apply(x: Map, frames: int = 1) -> Map:
             rows = reshaped(x, x.shape[0] // frames, -1, x.shape[-1])
-            return reshaped(_each().group_norm(rows, scale, shift, groups, eps, silu), *x.shape)
+            return reshaped(_kernels().group_norm(rows, scale, shift, groups, eps, silu), *x.shape)
 
         return apply
 
     def layer_norm(self, weight: Host, bias: Host, eps: float) -> Layer:
         scale, shift = _weight(weight), _weight(bias)
-        return lambda x: reshaped(_each().layer_norm(reshaped(x, -1, x.shape[-1]), scale, shift, eps), *x.shape)
+        return lambda x: reshaped(_kernels().layer_norm(reshaped(x, -1, x.shape[-1]), scale, shift, eps), *x.shape)
 
     def mix(self, factor: Host, flip: bool) -> Layer:
         weight = mix_share(factor, flip)
-        return lambda a, b: _each().mix(a, b, weight)
+        return lambda a, b: _kernels().mix(a, b, weight)
 
     def gelu(self, x: Array) -> Array:
-        return _each().gelu(x)
+        return _kernels().gelu(x)
 
     def attention(self, q: Array, k: Array, v: Array, heads: int) -> Array:
-        return self._attention(q, k, v, 1, heads)
+        return _kernels().attention(q, k, v, heads, 1)
 
     def temporal_attention(self, q: Array, k: Array, v: Array, heads: int, frames: int) -> Array:
-        if frames == 1:  # softmax over a single key is 1
-            return v
-        return self._attention(q, k, v, frames, heads)
+        # Softmax over a single key is 1.
+        return v if frames == 1 else _kernels().attention(q, k, v, heads, frames)
 
     def add_rows(self, x: Array | Map, rows: Array) -> Array | Map:
-        return reshaped(_each().add_rows(reshaped(x, rows.shape[0], -1, rows.shape[1]), rows), *x.shape)
-
-    def _attention(self, q: Array, k: Array, v: Array, frames: int, heads: int) -> Array:
-        """Attention along positions, or, with frames, along the frames at each position.
-
-        Splitting heads, and frames from positions, is one gather of head-sized rows: 3 ms, a transpose takes 14.
-        """
-        shape = q.shape
-        if frames > 1:  # all frames of a video in one sequence, `frames` runs of positions
-            q, k, v = (reshaped(x, x.shape[0] // frames, -1, x.shape[2]) for x in (q, k, v))
-
-        def split(x: Array) -> Array:
-            n, rows, channels = x.shape
-            table = _table(lambda: tables.split(rows, frames, heads), "split", rows, frames, heads)
-            length = frames if frames > 1 else rows
-            heads_apart = ops.gather(reshaped(x, n, rows * heads, -1), table, 1)
-            return reshaped(heads_apart, -1, length, channels // heads)
-
-        q, k, v = split(q * (shape[2] // heads) ** -0.5), split(k), split(v)
-        count, length, _ = q.shape
-        batch = max(1, SCORE_ELEMENTS // (length * k.shape[1]))
-        block = max(1, SCORE_ELEMENTS // k.shape[1])
-        pieces = []
-        for i in range(0, count, batch):
-            queries, keys, values = (_part(x, i, batch) for x in (q, k, v))
-            blocks = [
-                _bmm(_softmax(_bmm_t(_part(queries, j, block, 1), keys)), values) for j in range(0, length, block)
-            ]
-            pieces.append(self.concat(blocks, 1))
-        y = self.concat(pieces, 0)
-        rows = shape[1] * frames if frames > 1 else shape[1]
-        table = _table(lambda: np.argsort(tables.split(rows, frames, heads)), "merge", rows, frames, heads)
-        return reshaped(ops.gather(reshaped(y, -1, rows * heads, y.shape[2]), table, 1), *shape)
+        return reshaped(_kernels().add_rows(reshaped(x, rows.shape[0], -1, rows.shape[1]), rows), *x.shape)
 
 
 def _weight(values: Host) -> Array:

@@ -12,40 +12,34 @@ from math import prod
 
 from svdkit import winograd
 from svdkit.backend import Call
-from svdkit_loops.winograd import tiles_at_a_time, tiling_of
+from svdkit_loops.attention import attention_size
+from svdkit_loops.winograd import tiles_size
 
 VIEWS = frozenset({"to_map", "from_map", "tokens", "from_tokens", "slice"})
 
 
-def scratch(call: Call, channels: int, patch_elements: int, tile_elements: int, score_elements: int) -> list[int]:
+def scratch(call: Call, channels: int, patch_elements: int) -> list[int]:
     """Elements of each buffer of a kernel.
 
     Args:
         call: of the kernel.
         channels: from which on convolutions are Winograd's.
-        patch_elements, tile_elements, score_elements: of a block.
+        patch_elements: of a block.
     """
     size, out = prod(call.inputs[0]), prod(call.output)
     copies = [prod(shape) * (made == "view") for shape, made in zip(call.inputs, call.origins, strict=True)]
     match call.kernel:
         case "conv2d" | "temporal_conv" if m := _tile(call, channels):
-            tiling = tiling_of(call, m)
-            tiles = tiling.taps * tiles_at_a_time(tiling, max(call.weight[:2]), tile_elements)
-            return [*copies, tiles * call.weight[1], tiles * call.weight[0]]
+            return [*copies, tiles_size(call, m)]
         case "conv2d" | "temporal_conv" if prod(call.weight[2:]) > 1:
             patches = prod(call.weight[1:]) * out // call.weight[0]
             block = min(patches, patch_elements)
             # The rows with a zero row; patches; pieces.
             return [*copies, size, block, *([out] if patches > block else [])]
-        case "geglu":
-            return [*copies, out]
         case "attention" | "temporal_attention":
             frames, heads = call.options.get("frames", 1), call.options["heads"]
             keys = frames if frames > 1 else call.inputs[1][1]
-            scores = prod(call.inputs[0][:2]) * heads * keys
-            block = min(scores, score_elements)
-            pieces = [out] if scores > block else []
-            return [*map(prod, call.inputs), size, block, block, *pieces]
+            return [*copies, attention_size(keys, call.inputs[0][2] // heads)]
         case "add_rows":
             return copies[:1]
         case "mix" | "silu" | "quick_gelu":
@@ -65,10 +59,6 @@ def tables(call: Call, channels: int) -> Iterator[tuple[Hashable, int]]:
             yield ("frames", frames, shape[2:]), 4 * frames * prod(shape[2:]) * call.weight[2]
         case "upsample":
             yield ("upsample", shape[2:], call.output[2:]), 4 * prod(call.output[2:])
-        case "attention" | "temporal_attention":
-            frames, heads = call.options.get("frames", 1), call.options["heads"]
-            for x in {call.inputs[0], call.inputs[1]}:
-                yield ("split", x[1], frames, heads), 2 * 4 * x[1] * frames * heads
 
 
 def _tile(call: Call, channels: int) -> int:

@@ -49,11 +49,3 @@ def frame_patches(frames: int, positions: int, kernel: int) -> npt.NDArray[np.in
     inside = (frame >= 0) & (frame < frames)
     rows = frame * positions + np.arange(positions)[:, None]
     return np.where(inside, rows, frames * positions).ravel()
-
-
-def split(rows: int, frames: int, heads: int) -> npt.NDArray[np.int64]:
-    """Rows of `(frames, positions, heads)` in the order `(positions, heads, frames)`, or `(heads, positions)`."""
-    table = np.arange(rows * heads)
-    if frames == 1:
-        return table.reshape(rows, heads).T.ravel()
-    return table.reshape(frames, rows // frames, heads).transpose(1, 2, 0).ravel()

@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Any, cast
 
+from . import openmp  # noqa: F401
+
+# isort: split
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -22,8 +25,8 @@ from svdkit.backend import F as Function
 from svdkit.errors import InputError
 from svdkit.memory import Memory
 from svdkit.memory.malloc import keep_freed_memory
-from svdkit.winograd import transformed_size
-from svdkit_loops import elementwise
+from svdkit_loops import elementwise, product
+from svdkit_loops.winograd import transformed_size
 
 from . import memory, packed, winograd
 from .devices import KINDS, default_dtype, find_device, found_devices
@@ -65,8 +68,12 @@ class TorchBackend(Backend):
         return [memory.scratch(call, self._packs, self._takes_loops()) * call.itemsize]
 
     def held(self, kernel: str, weight: Shape, stride: int = 1) -> int:
-        m = winograd.tile(weight, stride) if self._takes_loops() else 0
-        return transformed_size(weight, m) if m else super().held(kernel, weight)
+        if self._takes_loops():
+            if m := winograd.tile(weight, stride):
+                return transformed_size(weight, m)
+            if self._packs and weight[2:] in ((), (1, 1)):
+                return product.held(weight, 2 if kernel == "geglu" else 1)
+        return super().held(kernel, weight)
 
     def memory(self) -> Memory:
         return memory.device_memory(self._device)

@@ -11,7 +11,7 @@ import torch
 
 from svdkit.backend import Call
 from svdkit.memory import Memory, host_memory
-from svdkit_loops.winograd import tiles_at_a_time, tiling_of
+from svdkit_loops.winograd import tiles_size
 
 from . import winograd
 
@@ -23,9 +23,7 @@ def scratch(call: Call, packs: bool, transforms: bool) -> int:
     out = prod(call.output)
     match call.kernel:
         case "conv2d" | "temporal_conv" if transforms and (m := winograd.planned_tile(call)):
-            tiling = tiling_of(call, m)
-            tiles = tiling.taps * tiles_at_a_time(tiling, max(call.weight[:2]), winograd.TILE_ELEMENTS)
-            return tiles * sum(call.weight[:2])
+            return tiles_size(call, m)
         case "conv2d" if call.options["padding"] % 2:  # more on one side than on the other: padded apart
             return prod(call.inputs[0])
         case "geglu":  # the gate's GELU, or that and both halves

@@ -1,17 +1,21 @@
-"""Linear layers and convolutions on a CPU whose weights lie as oneDNN wants them, arranged once.
+"""Linear layers and convolutions on a CPU whose weights lie as they are multiplied, arranged once.
 
-`torch.nn.functional.linear` goes to MKL in float32, which reaches 170 GFLOP/s on two cores of an AMD EPYC where
-oneDNN reaches 420; `conv2d` arranges its weights anew in every call, which for the UNet's deepest 3x3 convolutions
-takes longer than convolving (68 ms, packed 29). torch has packed weights for its own compiler only, so what is
-used here is wrapped in three operators of ours, which that compiler takes as they are.
+In float32 linear weights are panels (`svdkit_loops.product`), else as oneDNN wants them: there `conv2d` arranges its
+weights anew in every call, which for the UNet's deepest 3x3 convolutions takes longer than convolving (68 ms, packed
+29). torch has packed weights for its own compiler only, so all this is wrapped in three operators of ours, which that
+compiler takes as they are.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, library
+
+from svdkit_loops import product
 
 DTYPES = {torch.float32, torch.bfloat16}
 """What oneDNN computes in; float16 only on processors that have it in hardware."""
@@ -30,6 +34,8 @@ def available(dtype: torch.dtype) -> bool:
 
 def pack_linear(weight: Tensor) -> Tensor:
     """`(O, I)`, opaque from then on."""
+    if weight.dtype is torch.float32:
+        return torch.from_numpy(product.to_panels(weight.numpy()))
     packed: Tensor = _mkldnn._reorder_linear_weight(weight.contiguous(), None)
     return packed
 
@@ -41,9 +47,23 @@ def pack_conv2d(weight: Tensor, stride: int, padding: tuple[int, int]) -> Tensor
     return packed
 
 
+def columns(panels: Tensor, out: int) -> Tensor:
+    """Panels `(…, P, I, WIDTH)` as `(…, I, O)`."""
+    return panels.transpose(-3, -2).flatten(-2)[..., :out]
+
+
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: int) -> Tensor:
-    y: Tensor = _mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return y
+    if not weight.is_mkldnn:
+        y = torch.empty(*x.shape[:-1], out)
+        product.multiply(_rows(x), weight.numpy(), None if bias is None else bias.numpy(), _rows(y))
+        return y
+    result: Tensor = _mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return result
+
+
+def _rows(x: Tensor) -> npt.NDArray[np.float32]:
+    """The memory of an array, or of a copy if it is not contiguous, as rows."""
+    return cast(npt.NDArray[np.float32], x.detach().contiguous().numpy().reshape(-1, x.shape[-1]))
 
 
 def _conv2d(
@@ -53,13 +73,15 @@ def _conv2d(
     return y
 
 
-def _geglu(
-    x: Tensor, value: Tensor, value_bias: Tensor | None, gate: Tensor, gate_bias: Tensor | None, out: int
-) -> Tensor:
+def _geglu(x: Tensor, value: Tensor, value_bias: Tensor, gate: Tensor, gate_bias: Tensor, out: int) -> Tensor:
+    if not value.is_mkldnn:
+        y = torch.empty(*x.shape[:-1], out)
+        product.multiply_gated(_rows(x), value.numpy(), value_bias.numpy(), gate.numpy(), gate_bias.numpy(), _rows(y))
+        return y
     # GELU and the halves' product are done on what each matrix product has in cache; apart they pass through memory.
     gates = _mkldnn._linear_pointwise(x, gate, gate_bias, "gelu", [], "none")
-    y: Tensor = _mkldnn._linear_pointwise.binary(x, gates, value, value_bias, "mul")
-    return y
+    result: Tensor = _mkldnn._linear_pointwise.binary(x, gates, value, value_bias, "mul")
+    return result
 
 
 _register: Any = library
@@ -68,9 +90,7 @@ _operators.define("linear(Tensor x, Tensor weight, Tensor? bias, int out) -> Ten
 _operators.define(
     "conv2d(Tensor x, Tensor weight, Tensor? bias, int out, int[] kernel, int stride, int[] padding) -> Tensor"
 )
-_operators.define(
-    "geglu(Tensor x, Tensor value, Tensor? value_bias, Tensor gate, Tensor? gate_bias, int out) -> Tensor"
-)
+_operators.define("geglu(Tensor x, Tensor value, Tensor value_bias, Tensor gate, Tensor gate_bias, int out) -> Tensor")
 for _key in ("CPU", "MkldnnCPU"):
     _operators.impl("linear", _linear, _key)
     _operators.impl("conv2d", _conv2d, _key)
@@ -98,11 +118,13 @@ _register.register_fake("svdkit::geglu", _geglu_shape, lib=_operators)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.shape, ctx.weight, ctx.options = inputs[0].shape, inputs[1], inputs[4:]
+    ctx.shape, ctx.weight, ctx.out, ctx.options = inputs[0].shape, inputs[1], inputs[3], inputs[4:]
 
 
 def _linear_gradient(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    return gradient @ context.weight.to_dense(), None, None, None
+    weight = context.weight
+    matrix = weight.to_dense() if weight.is_mkldnn else columns(weight, context.out).mT
+    return gradient @ matrix, None, None, None
 
 
 def _conv2d_gradient(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

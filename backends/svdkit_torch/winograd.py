@@ -1,8 +1,7 @@
 """Winograd's convolutions on a CPU, in float32, where oneDNN's own are direct: half of the time in the UNet.
 
-Compiled loops (`svdkit_loops`) cut tiles out and put results together; MKL multiplies, which in batches reaches 90 % of
-the peak. While torch records what is done, for gradients or to compile it, its own operators do the same. In 16 bits
-the transforms would lose digits, so there convolutions stay direct.
+Compiled loops (`svdkit_loops`) do all of it. While torch records what is done, for gradients or to compile it, its own
+operators do the same. In 16 bits the transforms would lose digits, so there convolutions stay direct.
 """
 
 from __future__ import annotations
@@ -15,16 +14,15 @@ from torch import Tensor
 from svdkit import winograd
 from svdkit.backend import Call, Host, Layer, Shape
 from svdkit_loops.weights import to_float32
-from svdkit_loops.winograd import Frames, Maps, tiles_at_a_time, transform_weights
+from svdkit_loops.winograd import Frames, Maps, convolve, transform_weights
 
+from .packed import columns, linear
 from .recording import is_recorded
 
 CHANNELS = 128
 """From how many on it pays: of 128, at 256x256, 220 ms instead of 350; of 64, 100 instead of 90."""
 TEMPORAL_CHANNELS = 320
 """The same over time: of 320, for 8 maps of 32x32, 17 ms instead of 20; of 256, no gain."""
-TILE_ELEMENTS = 2**24
-"""Numbers in the tiles that are transformed at a time: 64 MB."""
 
 
 def tile(weight: Shape, stride: int = 1, padding: tuple[int, int] = (1, 1)) -> int:
@@ -42,51 +40,41 @@ def planned_tile(call: Call) -> int:
 
 def conv2d(weight: Host, bias: Host | None, m: int) -> Layer:
     """A 3x3 convolution of `(N, H, W, C)`, padded by 1, in tiles of m x m results."""
-    factors, offset = _factors(weight, m), _offset(bias, len(weight))
+    weights, offset = torch.from_numpy(transform_weights(weight, m)), _offset(bias, len(weight))
 
     def apply(x: Tensor) -> Tensor:
         if is_recorded(x):
-            return _recorded(x, factors, offset, m)
-        return _in_tiles(Maps(tuple(x.shape), m), x, factors, offset)
+            return _recorded(x, columns(weights, len(offset)), offset, m)
+        return _convolve(Maps(tuple(x.shape), m), x, weights, offset)
 
     return apply
 
 
 def temporal_conv(weight: Host, bias: Host, m: int) -> Layer:
     """A convolution over 3 frames of videos `(V * F, H, W, C)`, in tiles of m frames."""
-    factors, offset = _factors(weight, m), _offset(bias, len(weight))
+    weights, offset = torch.from_numpy(transform_weights(weight, m)), _offset(bias, len(weight))
     alone = torch.from_numpy(winograd.of_one_frame(m)).float()
 
     def apply(x: Tensor, frames: int) -> Tensor:
-        rows = x.flatten(1, 2)
+        rows, out = x.flatten(1, 2), len(offset)
         if frames == 1:
-            y = F.linear(x, torch.tensordot(alone, factors, 1).mT, offset)
+            y: Tensor = linear(x, torch.tensordot(alone, weights, 1), offset, out)
         elif is_recorded(x):
-            y = _recorded_in_time(rows, frames, factors, offset, m)
+            y = _recorded_in_time(rows, frames, columns(weights, out), offset, m)
         else:
-            y = _in_tiles(Frames(tuple(rows.shape), frames, m), rows, factors, offset)
+            y = _convolve(Frames(tuple(rows.shape), frames, m), rows, weights, offset)
         return y.reshape(*x.shape[:3], -1)
 
     return apply
-
-
-def _factors(weight: Host, m: int) -> Tensor:
-    # Transposed in memory: a product with a transposed view is a fifth slower where maps are small.
-    return torch.from_numpy(transform_weights(weight, m)).mT.contiguous()
 
 
 def _offset(bias: Host | None, out: int) -> Tensor:
     return torch.from_numpy(np.zeros(out, np.float32) if bias is None else np.array(to_float32(bias)))
 
 
-def _in_tiles(tiling: Maps | Frames, x: Tensor, factors: Tensor, bias: Tensor) -> Tensor:
-    taps, channels, out = factors.shape
-    result = torch.empty(*x.shape[:-1], out)
-    x, step = x.detach().contiguous(), tiles_at_a_time(tiling, max(channels, out), TILE_ELEMENTS)
-    for start in range(0, tiling.count, step):
-        tiles = torch.empty(taps, min(step, tiling.count - start), channels)
-        tiling.cut(x.numpy(), start, tiles.numpy())
-        tiling.put(torch.bmm(tiles, factors).numpy(), start, bias.numpy(), result.numpy())
+def _convolve(tiling: Maps | Frames, x: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
+    result = torch.empty(*x.shape[:-1], len(bias))
+    convolve(tiling, x.detach().contiguous().numpy(), weights.numpy(), bias.numpy(), result.numpy())
     return result
 
 

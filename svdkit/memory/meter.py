@@ -302,16 +302,18 @@ class Meter(Backend):
         return apply
 
     def linear(self, weight: Host, bias: Host | None) -> Layer:
-        self._weigh(weight, bias)
+        self._weigh(bias)
         return self._product("linear", weight.shape, weight.shape[0])
 
     def geglu(self, weight: Host, bias: Host) -> Layer:
         if self._default("geglu"):
             return super().geglu(weight, bias)
-        self._weigh(weight, bias)
+        self._weigh(bias)
         return self._product("geglu", weight.shape, weight.shape[0] // 2)
 
     def _product(self, kernel: str, weight: Shape, out: int) -> Callable[[Sized], Sized]:
+        self.ledger.weights += self.backend.held(kernel, weight) * self.itemsize
+
         def apply(x: Sized) -> Sized:
             flops = 2 * math.prod(x.shape[:-1]) * math.prod(weight)
             return self.run(kernel, [x], (*x.shape[:-1], out), weight=weight, flops=flops)

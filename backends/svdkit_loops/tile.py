@@ -1,0 +1,204 @@
+"""The innermost part of a matrix product: a tile of it that stays in vector registers while rows and columns pass.
+
+This is what a compiler does not find: each step takes one value of each row and a vector or two of columns to
+`HEIGHT * VECTORS` sums, so that nothing but products is done most of the time. On Zen 4 it reaches 96 % of the peak.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import binding, ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+_FEATURES = binding.get_host_cpu_features()
+LANES = 16 if _FEATURES.get("avx512f") else 8 if _FEATURES.get("avx2") else 4
+"""Numbers in a vector register."""
+VECTORS = 2
+WIDTH = VECTORS * LANES
+"""Columns of a tile."""
+HEIGHT = 14 if LANES == 16 or platform.machine() in ("aarch64", "arm64") else 6
+"""Rows of a tile, at most: with 32 registers, or 16."""
+
+_Index, _Number = ir.IntType(64), ir.FloatType()
+_Vector = ir.VectorType(_Number, LANES)
+_SPLAT = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def multiply_tile(
+    context: Any,
+    rows: Any,
+    start: Any,
+    height: Any,
+    length: Any,
+    columns: Any,
+    first: Any,
+    bias: Any,
+    at: Any,
+    out: Any,
+    to: Any,
+) -> tuple[Any, Callable[..., Any]]:
+    """`out[:height]` becomes bias + rows times columns. Arrays are float32; indices count numbers of a whole array.
+
+    Args:
+        rows: `(length, height)` from the start-th number on.
+        columns: `(length, WIDTH)` from the first number on.
+        bias: `(WIDTH,)` from the at-th number on.
+        out: `(height, WIDTH)` from the to-th number on.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = data_of(context, builder, signature, args)
+        a, b, bias, out = (builder.gep(data(i), [args[i + 1]]) for i in (0, 4, 6, 8))
+        end = builder.append_basic_block("end")
+        heights = builder.switch(args[2], end)
+        for height in range(1, HEIGHT + 1):
+            block = builder.append_basic_block(f"height_{height}")
+            heights.add_case(index(height), block)
+            builder.position_at_end(block)
+            _emit_tile(builder, height, args[3], a, b, bias, out)
+            builder.branch(end)
+        builder.position_at_end(end)
+        return context.get_dummy_value()
+
+    return types.void(rows, start, height, length, columns, first, bias, at, out, to), emit
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def pack_rows(
+    context: Any, x: Any, start: Any, stride: Any, height: Any, length: Any, out: Any, to: Any
+) -> tuple[Any, Callable[..., Any]]:
+    """Rows of numbers as `multiply_tile` takes them: `(length, height)` from the to-th number of `out` on.
+
+    Up to LANES numbers after them are overwritten. A loop over numbers takes three times as long as one over vectors.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = data_of(context, builder, signature, args)
+        source, target = builder.gep(data(0), [args[1]]), builder.gep(data(5), [args[6]])
+        stride, height, length = args[2:5]
+        last = builder.sub(height, index(1))
+        rows = []
+        for i in range(-(-HEIGHT // LANES) * LANES):  # of those beyond the last, which are overwritten, the last
+            row = builder.select(builder.icmp_signed("<", index(i), height), index(i), last)
+            rows.append(builder.gep(source, [builder.mul(row, stride)]))
+        whole = builder.mul(builder.sdiv(length, index(LANES)), index(LANES))
+        with cgutils.for_range_slice(builder, index(0), whole, index(LANES)) as (k, _):
+            groups = []
+            for first in range(0, len(rows), LANES):
+                vectors = [vector_at(builder, builder.gep(row, [k]), 0) for row in rows[first : first + LANES]]
+                groups.append(_transposed(builder, [builder.load(vector, align=4) for vector in vectors]))
+            for i in range(LANES):
+                place = builder.gep(target, [builder.mul(builder.add(k, index(i)), height)])
+                for g, group in enumerate(groups):
+                    builder.store(group[i], vector_at(builder, place, g), align=4)
+        with (
+            cgutils.for_range_slice(builder, whole, length, index(1)) as (k, _),
+            cgutils.for_range(builder, height) as i,
+        ):
+            number = builder.load(builder.gep(source, [builder.add(builder.mul(i.index, stride), k)]))
+            builder.store(number, builder.gep(target, [builder.add(builder.mul(k, height), i.index)]))
+        return context.get_dummy_value()
+
+    return types.void(x, start, stride, height, length, out, to), emit
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def subtract_largest(context: Any, x: Any, count: Any) -> tuple[Any, Callable[..., Any]]:
+    """From each of WIDTH columns of so many rows its largest number."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        start = data_of(context, builder, signature, args)(0)
+        largest = [cgutils.alloca_once(builder, _Vector) for _ in range(VECTORS)]
+        for v, most in enumerate(largest):
+            builder.store(builder.load(vector_at(builder, start, v), align=4), most)
+        for subtracts in (False, True):
+            with cgutils.for_range(builder, args[1]) as loop:
+                row = builder.gep(start, [builder.mul(loop.index, index(WIDTH))])
+                for v, most in enumerate(largest):
+                    place = vector_at(builder, row, v)
+                    here, so_far = builder.load(place, align=4), builder.load(most)
+                    if subtracts:
+                        builder.store(builder.fsub(here, so_far), place, align=4)
+                    else:
+                        builder.store(builder.select(builder.fcmp_ordered("<", so_far, here), here, so_far), most)
+        return context.get_dummy_value()
+
+    return types.void(x, count), emit
+
+
+def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
+    """LANES vectors of the i-th numbers of LANES vectors, by perfect shuffles."""
+    half = LANES // 2
+    shuffles = [
+        ir.Constant(ir.VectorType(ir.IntType(32), LANES), [x for i in range(half) for x in (i + at, LANES + i + at)])
+        for at in (0, half)
+    ]
+    for _ in range(LANES.bit_length() - 1):
+        rows = [builder.shuffle_vector(rows[i], rows[i + half], s) for i in range(half) for s in shuffles]
+    return rows
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def store_tile(
+    context: Any, tile: Any, height: Any, out: Any, start: Any, stride: Any
+) -> tuple[Any, Callable[..., Any]]:
+    """Copies `tile[:height]` to rows of `out`, a stride apart, from the start-th number on.
+
+    A loop would ask in each row whether the two overlap: 1400 cycles a tile instead of 100.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = data_of(context, builder, signature, args)
+        with cgutils.for_range(builder, args[1]) as loop:
+            row = builder.gep(data(0), [builder.mul(loop.index, index(WIDTH))])
+            place = builder.gep(data(2), [builder.add(args[3], builder.mul(loop.index, args[4]))])
+            for v in range(VECTORS):
+                builder.store(builder.load(vector_at(builder, row, v), align=4), vector_at(builder, place, v), align=4)
+        return context.get_dummy_value()
+
+    return types.void(tile, height, out, start, stride), emit
+
+
+def data_of(context: Any, builder: Any, signature: Any, args: Any) -> Callable[[int], Any]:
+    """What gives the address of an argument that is an array."""
+    return lambda i: context.make_array(signature.args[i])(context, builder, args[i]).data
+
+
+def _emit_tile(builder: Any, height: int, length: Any, a: Any, b: Any, bias: Any, out: Any) -> None:
+    signature = ir.FunctionType(_Vector, [_Vector] * 3)
+    multiply_add = cgutils.get_or_insert_function(builder.module, signature, f"llvm.fmuladd.v{LANES}f32")
+    # Variables that live in registers, once LLVM has seen that nothing takes their address.
+    sums = [[cgutils.alloca_once(builder, _Vector) for _ in range(VECTORS)] for _ in range(height)]
+    for row in sums:
+        for v, x in enumerate(row):
+            builder.store(builder.load(vector_at(builder, bias, v), align=4), x)
+    with cgutils.for_range(builder, length) as loop:
+        step = builder.gep(b, [builder.mul(loop.index, index(WIDTH))])
+        values = builder.gep(a, [builder.mul(loop.index, index(height))])
+        vectors = [builder.load(vector_at(builder, step, v), align=4) for v in range(VECTORS)]
+        for i, row in enumerate(sums):
+            value = builder.load(builder.gep(values, [index(i)]))
+            one = builder.insert_element(ir.Constant(_Vector, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+            value = builder.shuffle_vector(one, one, _SPLAT)
+            for x, vector in zip(row, vectors, strict=True):
+                builder.store(builder.call(multiply_add, [value, vector, builder.load(x)]), x)
+    for i, row in enumerate(sums):
+        for v, x in enumerate(row):
+            builder.store(builder.load(x), vector_at(builder, out, i * VECTORS + v), align=4)
+
+
+def vector_at(builder: Any, start: Any, i: int, lanes: int = LANES) -> Any:
+    """The address of the i-th vector from a number on."""
+    kind = _Number if lanes == 1 else ir.VectorType(_Number, lanes)
+    return builder.bitcast(builder.gep(start, [index(i * lanes)]), kind.as_pointer())
+
+
+def index(i: int) -> Any:
+    """A number that counts."""
+    return ir.Constant(_Index, i)

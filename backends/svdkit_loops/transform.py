@@ -1,0 +1,100 @@
+"""Short vectors times Winograd's matrices, for all channels at once; zeros and signs of the matrices cost nothing.
+
+Loops over NumPy arrays take three times as long: before each run of channels they ask whether arrays overlap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from svdkit import winograd
+
+from .tile import LANES, data_of, index, vector_at
+
+INPUTS, RESULTS = "B", "A"
+"""Which of `winograd.matrices`."""
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def transform(
+    context: Any,
+    which: Any,
+    m: Any,
+    x: Any,
+    place: Any,
+    step: Any,
+    inside: Any,
+    bias: Any,
+    out: Any,
+    to: Any,
+    stride: Any,
+    count: Any,
+    room: Any,
+    channels: Any,
+) -> tuple[Any, Callable[..., Any]] | None:
+    """`bias + matrix @ x`, of rows of channels.
+
+    Args:
+        which, m: constants that say which matrix.
+        x, place, step: where the first row is, and how far the next ones.
+        inside: the first row, and the one after the last, that there are; others are taken for zero.
+        bias: of each channel, or None.
+        out, to, stride, count: where so many rows of the result go; others are left out.
+        room: two rows, the first of zeros, the second for what is left out.
+    """
+    if not isinstance(which, types.StringLiteral) or not isinstance(m, types.IntegerLiteral):
+        return None
+    a, _, b = winograd.matrices(m.literal_value)
+    matrix = b if which.literal_value == INPUTS else a
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = data_of(context, builder, signature, args)
+        zeros, left_out = data(11), builder.gep(data(11), [args[12]])
+        first, last = (builder.extract_value(args[5], i) for i in (0, 1))
+
+        def row(start: Any, at: Any, i: int, step: Any, there: Any, instead: Any) -> Any:
+            return builder.select(there, builder.gep(start, [builder.add(at, builder.mul(index(i), step))]), instead)
+
+        sources = []
+        for i in range(matrix.shape[1]):
+            there = builder.and_(builder.icmp_signed("<=", first, index(i)), builder.icmp_signed(">", last, index(i)))
+            sources.append(row(data(2), args[3], i, args[4], there, zeros))
+        targets = [
+            row(data(7), args[8], k, args[9], builder.icmp_signed(">", args[10], index(k)), left_out)
+            for k in range(len(matrix))
+        ]
+        biases = None if isinstance(signature.args[6], types.NoneType) else data(6)
+        whole = builder.mul(builder.sdiv(args[12], index(LANES)), index(LANES))
+        for begin, end, lanes in ((index(0), whole, LANES), (whole, args[12], 1)):
+            with cgutils.for_range_slice(builder, begin, end, index(lanes)) as (c, _):
+                rows = [_load(builder, source, c, lanes) for source in sources]
+                for factors, target in zip(matrix, targets, strict=True):
+                    y = None if biases is None else _load(builder, biases, c, lanes)
+                    for factor, value in zip(factors, rows, strict=True):
+                        y = _add(builder, y, float(factor), value)
+                    builder.store(y, vector_at(builder, builder.gep(target, [c]), 0, lanes), align=4)
+        return context.get_dummy_value()
+
+    return types.void(which, m, x, place, step, inside, bias, out, to, stride, count, room, channels), emit
+
+
+def _load(builder: Any, start: Any, c: Any, lanes: int) -> Any:
+    return builder.load(vector_at(builder, builder.gep(start, [c]), 0, lanes), align=4)
+
+
+def _add(builder: Any, total: Any, factor: float, value: Any) -> Any:
+    """`total + factor * value`, in one instruction at most."""
+    if factor == 0:
+        return total
+    if total is not None and abs(factor) == 1:
+        return (builder.fadd if factor > 0 else builder.fsub)(total, value)
+    one = ir.Constant(ir.FloatType(), factor)
+    factors = one if value.type == one.type else ir.Constant(value.type, [one] * value.type.count)
+    product = value if factor == 1 else builder.fmul(factors, value, flags=["contract"])
+    return product if total is None else builder.fadd(total, product, flags=["contract"])

@@ -1,0 +1,183 @@
+"""Products and attention by compiled loops, against float64: every height of a tile, edges, and other processors."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from reference import relative_error
+
+from svdkit.backend import Host
+
+pytest.importorskip("numba")
+
+from svdkit_loops import attention, product
+from svdkit_loops.attention import attend
+from svdkit_loops.product import multiply, multiply_each, multiply_gated, to_panels
+from svdkit_loops.tile import HEIGHT, WIDTH
+
+ROUNDING = 5e-7
+"""1e-7 to 3e-7 measured."""
+RNG = np.random.default_rng(0)
+
+
+def drawn(*shape: int) -> Host:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def exact(*arrays: Host) -> list[Host]:
+    return [x.astype(np.float64) for x in arrays]
+
+
+@pytest.mark.parametrize("rows", [*range(1, 2 * HEIGHT + 1), product.CHUNK, product.CHUNK + 1, 3 * product.CHUNK + 5])
+def test_any_number_of_rows(rows: int) -> None:
+    x, weight, bias = drawn(rows, 70), drawn(WIDTH + 3, 70), drawn(WIDTH + 3)
+    y = np.full((rows + 2, WIDTH + 3), 7, np.float32)
+    multiply(x, to_panels(weight), bias, y[1:-1])
+    a, b, c = exact(x, weight, bias)
+    assert relative_error(y[1:-1], a @ b.T + c) < ROUNDING
+    assert (y[[0, -1]] == 7).all(), "nothing was written outside"
+
+
+@pytest.mark.parametrize("size", [1, 5, 16, 33, 320])
+@pytest.mark.parametrize("out", [1, WIDTH - 1, WIDTH, 3 * WIDTH])
+def test_any_size(size: int, out: int) -> None:
+    x, weight = drawn(50, size), drawn(out, size)
+    y = np.empty((50, out), np.float32)
+    multiply(x, to_panels(weight), None, y)
+    assert relative_error(y, x.astype(np.float64) @ weight.T.astype(np.float64)) < ROUNDING
+
+
+def one_by_one(done: list[int], module: Any, processors: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a module share its work out to so many processors, which take the pieces one by one."""
+
+    def share(work: Any, count: int, size: int) -> None:
+        done.append(count)
+        for i in range(count):
+            work(i, i + 1)
+
+    monkeypatch.setattr(module, "allowed_processors", lambda: list(range(processors)))
+    monkeypatch.setattr(module, "share", share)
+
+
+@pytest.mark.parametrize("processors", [1, 2, 16])
+@pytest.mark.parametrize(("rows", "out"), [(3, 10), (40, 200), (2000, 40), (700, 700)])
+def test_however_many_processors(processors: int, rows: int, out: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, value, gate, b, c = drawn(rows, 20), drawn(out, 20) / 4, drawn(out, 20) / 4, drawn(out), drawn(out)
+    panels, done = (to_panels(value), to_panels(gate)), list[int]()
+    one_by_one(done, product, processors, monkeypatch)
+    y = np.empty((rows, out), np.float32)
+    multiply_gated(x, panels[0], b, panels[1], c, y)
+    assert done[0] >= min(processors, len(panels[0])), "a part for each thread, if there are as many panels"
+    x, value, gate, b, c = exact(x, value, gate, b, c)
+    g = x @ gate.T + c
+    expected = (x @ value.T + b) * g * np.vectorize(lambda v: 0.5 * math.erfc(-v / math.sqrt(2)))(g)
+    assert relative_error(y, expected) < 2 * ROUNDING
+
+
+def test_each_of_a_batch() -> None:
+    x, weights = drawn(4, 30, 40), drawn(4, 50, 40)
+    y = np.empty((4, 30, 50), np.float32)
+    multiply_each(x, np.stack([to_panels(w) for w in weights]), y)
+    assert relative_error(y, np.einsum("bmi,boi->bmo", *exact(x, weights))) < ROUNDING
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64, np.float32])
+def test_panels_of_any_dtype(dtype: type) -> None:
+    weight = RNG.standard_normal((WIDTH + 5, 7)).astype(dtype)
+    for given in (weight, np.asfortranarray(weight)):
+        panels = to_panels(given)
+        assert panels.size == product.held(weight.shape)
+        columns = panels.transpose(1, 0, 2).reshape(7, -1)
+        np.testing.assert_array_equal(columns[:, : WIDTH + 5], weight.T.astype(np.float32))
+        assert not columns[:, WIDTH + 5 :].any()
+    assert product.held((2 * WIDTH + 10, 7), 2) == 2 * product.held((WIDTH + 5, 7))
+
+
+def test_what_is_no_number_stays_where_it_is() -> None:
+    x, y = drawn(20, 16), np.empty((20, 40), np.float32)
+    x[3, 5], x[7, 2] = np.nan, np.inf
+    multiply(x, to_panels(drawn(40, 16)), None, y)
+    assert np.isnan(y[3]).all()
+    assert np.isinf(y[7]).all()
+    assert np.isfinite(np.delete(y, [3, 7], 0)).all()
+
+
+def attended(q: Host, k: Host, v: Host, heads: int, frames: int) -> Host:
+    """By the definition, in float64."""
+    count, length, channels = q.shape
+    if frames > 1:
+        videos = (x.reshape(-1, frames, length, channels).transpose(0, 2, 1, 3) for x in (q, k, v))
+        q, k, v = (x.reshape(-1, frames, channels) for x in videos)
+    a, b, c = (x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3) for x in exact(q, k, v))
+    scores = a @ b.transpose(0, 1, 3, 2) / np.sqrt(channels // heads)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    y = (weights / weights.sum(-1, keepdims=True) @ c).transpose(0, 2, 1, 3).reshape(q.shape)
+    if frames > 1:
+        y = y.reshape(-1, length, frames, channels).transpose(0, 2, 1, 3)
+    return np.asarray(y.reshape(count, length, channels))
+
+
+IN_SPACE = (1, 1, 1, 8), (37, 50, 3, 8), (64, 64, 2, 64), (WIDTH, 1, 1, 5), (300, 257, 2, 80), (2, 9, 1, 128)
+IN_TIME = (7, 7, 3, 8, 3), (33, 33, 1, 64, 6), (1, 1, 2, 16, 2), (2, 2, 1, 8, 6)
+
+
+@pytest.mark.parametrize(("queries", "keys", "heads", "size", "frames"), [*((*x, 1) for x in IN_SPACE), *IN_TIME])
+@pytest.mark.parametrize("spread", [1, 30])
+def test_attention(queries: int, keys: int, heads: int, size: int, frames: int, spread: float) -> None:
+    """Scores up to hundreds, whose exponentials float32 does not have."""
+    q, k, v = (drawn(6, length, heads * size) for length in (queries, keys, keys))
+    q *= spread
+    y = np.empty_like(q)
+    attend(q, k, v, heads, y, frames)
+    # Large scores are rounded by as much as they are larger.
+    assert relative_error(y, attended(q, k, v, heads, frames)) < ROUNDING * (1 if spread == 1 else 10)
+
+
+@pytest.mark.parametrize(("processors", "parts"), [(1, 4), (16, 12)])
+def test_attention_is_shared_out(processors: int, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = list[int]()
+    one_by_one(done, attention, processors, monkeypatch)
+    q, k, v = (drawn(1, 5 * WIDTH + 1, 32) for _ in range(3))
+    y = np.empty_like(q)
+    attend(q, k, v, 2, y)
+    assert relative_error(y, attended(q, k, v, 2, 1)) < ROUNDING
+    assert done == [parts], "queries are parted where there are fewer heads than threads"
+
+
+NARROWER = """
+import sys
+from llvmlite import binding
+features = binding.get_host_cpu_features()
+for name in features:
+    features[name] &= not name.startswith(tuple(sys.argv[2:]))
+binding.get_host_cpu_features = lambda: features
+import pytest
+from svdkit_loops import tile
+assert tile.LANES == int(sys.argv[1])
+sys.exit(pytest.main(["-p", "no:cacheprovider", "-k", "rows or size or attention or numbers", *FILES]))
+"""
+
+
+@pytest.mark.parametrize(("lanes", "without"), [(8, ["avx512"]), (4, ["avx512", "avx2"])])
+def test_processors_of_shorter_vectors(lanes: int, without: list[str], tmp_path: Path) -> None:
+    """The same tests, with tiles as such a processor has them."""
+    if os.environ.get("SVDKIT_NARROWER"):
+        pytest.skip("in there")
+    code = NARROWER.replace("FILES", repr([__file__, str(Path(__file__).with_name("test_winograd.py"))]))
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(lanes), *without],
+        env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "SVDKIT_NARROWER": "1"},
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+    )
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-2000:]
+    assert " passed" in result.stdout
