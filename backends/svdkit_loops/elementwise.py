@@ -36,22 +36,11 @@ def gelu(x: Floats, out: Floats) -> None:
 def group_norm(x: Floats, weight: Floats, bias: Floats, groups: int, eps: float, silu: bool, out: Floats) -> None:
     """Of `(V, R, C)`, each of V by the statistics of its R rows over groups of channels; then SiLU, if asked for."""
     videos, rows, channels = x.shape
-    # Sums are relative to a row, so that a mean far from zero takes no digits of the spread; and to the median of
-    # three, since one that is far from all others, as a corner of a map may be, would take them too.
-    origin = np.median(x[:, [0, rows // 3, 2 * rows // 3]], 1)
-    sums = np.zeros((videos, 2, channels))
+    origin, sums = _origin(x), np.zeros((videos, 2, channels))
     for v, part in share(lambda i, j: _moments(x, origin, i, j), videos * rows, channels):
         sums[v : v + len(part)] += part
-    offset, square = np.moveaxis(sums.reshape(videos, 2, groups, -1) / rows, 1, 0)
-    means = origin.reshape(offset.shape) + offset
-    mean = means.mean(2, keepdims=True)
-    variance = (square - offset**2 + (means - mean) ** 2).mean(2, keepdims=True)
-    gain = weight.reshape(groups, -1) / np.sqrt(variance + eps)
-    # Centred by the mean as float32 has it; what that leaves of the mean goes to the bias.
-    centre = np.broadcast_to(mean, means.shape).astype(np.float32)
-    shift = bias.reshape(groups, -1) - (mean - centre) * gain
-    c, g, b = (y.astype(np.float32).reshape(videos, channels) for y in (centre, gain, shift))
-    share(lambda i, j: _normalise(x, c, g, b, silu, out, i, j), videos * rows, channels)
+    centre, gain, shift = _statistics(origin, sums, rows, weight, bias, groups, eps)
+    share(lambda i, j: _normalise(x, centre, gain, shift, silu, out, i, j), videos * rows, channels)
 
 
 def layer_norm(x: Floats, weight: Floats, bias: Floats, eps: float, out: Floats) -> None:
@@ -79,6 +68,48 @@ def _gelu_of_each(x: Floats, out: Floats, i: int, j: int) -> None:
     x, out = x[i:j], out[i:j]
     for k in range(out.size):
         out[k] = scalar.gelu(x[k])
+
+
+@compiled
+def _origin(x: Floats) -> Floats:
+    """What sums of each video are relative to, so that a mean far from zero takes no digits of the spread.
+
+    A row; and the median of three, since one that is far from all others, as a corner of a map may be, would take them
+    too.
+    """
+    videos, rows, channels = x.shape
+    result = np.empty((videos, channels), np.float32)
+    for v in range(videos):
+        for i in range(channels):
+            a, b, c = x[v, 0, i], x[v, rows // 3, i], x[v, 2 * rows // 3, i]
+            result[v, i] = max(min(a, b), min(max(a, b), c))
+    return result
+
+
+@compiled
+def _statistics(
+    origin: Floats, sums: npt.NDArray[np.float64], rows: int, weight: Floats, bias: Floats, groups: int, eps: float
+) -> tuple[Floats, Floats, Floats]:
+    """Centre, gain and shift of each channel of each video, `(V, C)`: `(x - centre) * gain + shift` is normalised."""
+    videos, channels = origin.shape
+    each = channels // groups
+    centre, gain, shift = np.empty_like(origin), np.empty_like(origin), np.empty_like(origin)
+    for v in range(videos):
+        for first in range(0, channels, each):
+            mean = 0.0
+            for c in range(first, first + each):
+                mean += (origin[v, c] + sums[v, 0, c] / rows) / each
+            variance = 0.0
+            for c in range(first, first + each):
+                offset = sums[v, 0, c] / rows
+                variance += (sums[v, 1, c] / rows - offset**2 + (origin[v, c] + offset - mean) ** 2) / each
+            factor = 1 / np.sqrt(variance + eps)
+            for c in range(first, first + each):
+                # Centred by the mean as float32 has it; what that leaves of the mean goes to the shift.
+                centre[v, c] = mean
+                gain[v, c] = weight[c] * factor
+                shift[v, c] = bias[c] - (mean - centre[v, c]) * (weight[c] * factor)
+    return centre, gain, shift
 
 
 @compiled

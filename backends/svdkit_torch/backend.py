@@ -12,9 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Any, cast
 
-from . import openmp  # noqa: F401
-
-# isort: split
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -30,6 +27,7 @@ from svdkit_loops.winograd import transformed_size
 
 from . import memory, packed, winograd
 from .devices import KINDS, default_dtype, find_device, found_devices
+from .openmp import let_idle_threads_sleep
 from .recording import is_recorded
 
 SCORE_ELEMENTS = 2**26
@@ -52,6 +50,8 @@ class TorchBackend(Backend):
         self._dtype: torch.dtype = getattr(torch, self.dtype)
         if self._device.type == "cpu":
             keep_freed_memory()
+        if self._takes_loops():
+            let_idle_threads_sleep()
         self._packs = self._device.type == "cpu" and packed.available(self._dtype)
 
     @property
