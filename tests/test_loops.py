@@ -87,7 +87,7 @@ def test_work_is_shared_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         for size in (1, threads.PIECE):
             pieces = threads.share(lambda i, j: list(range(i, j)), count, size)
             assert [k for piece in pieces for k in piece] == list(range(count))
-    assert len(threads.share(lambda i, j: None, 7, threads.PIECE)) == 7
+    assert len(threads.share(lambda i, j: None, 5, threads.PIECE)) == 5
     assert len(threads.share(lambda i, j: None, 1000, threads.PIECE)) == 3 * threads.PIECES
 
 
