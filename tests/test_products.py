@@ -18,6 +18,8 @@ from svdkit.backend import Host
 
 pytest.importorskip("numba")
 
+from numba.core.errors import TypingError
+
 from svdkit_loops import attention, product
 from svdkit_loops.attention import attend
 from svdkit_loops.product import multiply, multiply_each, multiply_gated, to_panels
@@ -108,6 +110,34 @@ def test_what_is_no_number_stays_where_it_is() -> None:
     assert np.isnan(y[3]).all()
     assert np.isinf(y[7]).all()
     assert np.isfinite(np.delete(y, [3, 7], 0)).all()
+
+
+def test_what_does_not_fit_is_not_multiplied() -> None:
+    """Loops would read and write beyond arrays."""
+    x, panels, bias, y = drawn(20, 16), to_panels(drawn(40, 16)), drawn(40), np.zeros((20, 40), np.float32)
+    for args in (
+        (x[:, :15].copy(), panels, bias, y),
+        (x, panels, bias, y[:19]),
+        (x, panels[:1], bias, y),
+        (x, panels, bias, np.zeros((20, 2 * WIDTH + 1), np.float32)),
+        (x, panels[:, :, :4].copy(), bias, y),
+    ):
+        with pytest.raises(ValueError, match=r"does not go into|broadcast"):
+            multiply(*args)
+    with pytest.raises(ValueError, match="does not go into"):
+        multiply_each(x[None], panels[None], y[None, :, :-WIDTH].copy())
+    with pytest.raises(TypingError, match="pack_rows"):  # Numba knows no such product
+        multiply(np.asfortranarray(x), panels, bias, y)
+    assert not y.any()
+
+
+@pytest.mark.parametrize(("queries", "keys", "values", "frames"), [(4, 5, 6, 1), (4, 5, 5, 2), (4, 4, 4, 4)])
+def test_what_does_not_fit_is_not_attended_to(queries: int, keys: int, values: int, frames: int) -> None:
+    q, k, v = (drawn(6, length, 8) for length in (queries, keys, values))
+    with pytest.raises(ValueError, match="do not fit"):
+        attend(q, k, v, 2, np.empty_like(q), frames)
+    with pytest.raises(ValueError, match="do not fit"):
+        attend(q, q, q, 3, np.empty_like(q))
 
 
 def attended(q: Host, k: Host, v: Host, heads: int, frames: int) -> Host:

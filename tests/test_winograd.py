@@ -141,3 +141,17 @@ def test_plans_count_what_layers_hold(kernel: str, shape: tuple[int, ...]) -> No
     k, ledger = create("cpu", "float32"), Ledger()
     getattr(Meter(k, ledger), kernel)(np.zeros(shape, np.float32), np.zeros(64, np.float32))
     assert ledger.weights == 4 * (k.held(kernel, shape) + 64)
+
+
+def test_what_does_not_fit_is_not_convolved() -> None:
+    x, bias = np.zeros((2, 5, 5, 64), np.float32), np.zeros(64, np.float32)
+    weights = transform_weights(np.zeros((64, 64, 3, 3), np.float32), 4)
+    for tiling, out, b in (
+        (loops.Maps((2, 5, 6, 64), 4), x, bias),
+        (loops.Maps(x.shape, 4), x[:1].copy(), bias),
+        (loops.Maps(x.shape, 4), x.copy(), bias[:3]),
+    ):
+        with pytest.raises(ValueError, match="do not fit tiles"):
+            loops.convolve(tiling, x, weights, b, np.empty_like(out))
+    with pytest.raises(ValueError, match="does not go into"):
+        loops.convolve(loops.Maps(x.shape, 4), x, weights[:, :, :32].copy(), bias, np.empty_like(x))

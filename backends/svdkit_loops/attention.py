@@ -25,6 +25,13 @@ def attend(q: Floats, k: Floats, v: Floats, heads: int, out: Floats, frames: int
         frames: of a video, if attention is over time; then keys are as many as queries.
     """
     count, length, channels = q.shape
+    over_time = k.shape == q.shape and count % frames == 0
+    fits = k.shape == v.shape and (len(k), k.shape[2]) == (count, channels) and out.shape == q.shape
+    if not fits or channels % heads or (frames > 1 and not over_time):
+        raise ValueError(
+            f"Queries {q.shape}, keys {k.shape} and values {v.shape} do not fit each other, {heads} heads, videos of "
+            f"{frames} frames or a result {out.shape}."
+        )
     # Sequences whose elements take turns in memory, and how long one is.
     turns, queries, keys = (length, frames, frames) if frames > 1 else (1, length, k.shape[1])
     units = count * length // queries * heads

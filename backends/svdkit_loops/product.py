@@ -67,8 +67,9 @@ def multiply_gated(x: Floats, value: Floats, b: Floats, gate: Floats, c: Floats,
 def multiply_each(x: Floats, weights: Floats, out: Floats) -> None:
     """`x @ w` of a batch of `(B, M, I)` and `(B, panels, I, WIDTH)`, into `(B, M, O)`, by this thread alone."""
     room, zeros = _room_for_chunk(x.shape[2]), np.zeros(weights.shape[1] * WIDTH, np.float32)
-    for rows, panels, result in zip(x, weights, out, strict=True):
-        _multiply(rows, panels, zeros, _NO_GATE, _NO_BIAS, result, room, 0, len(rows), 0, len(panels))
+    for rows, each, result in zip(x, weights, out, strict=True):
+        _check(rows, each, zeros, result)
+        _multiply(rows, each, zeros, _NO_GATE, _NO_BIAS, result, room, 0, len(rows), 0, len(each))
 
 
 _NO_GATE, _NO_BIAS = np.empty((0, 0, WIDTH), np.float32), np.empty(0, np.float32)
@@ -77,6 +78,9 @@ _NO_GATE, _NO_BIAS = np.empty((0, 0, WIDTH), np.float32), np.empty(0, np.float32
 def _share_multiply(x: Floats, value: Floats, b: Floats, gate: Floats, c: Floats, out: Floats) -> None:
     (rows, size), columns, threads = x.shape, len(value), len(allowed_processors())
     b, c = _padded(b, columns), _padded(c, len(gate))
+    _check(x, value, b, out)
+    if len(gate):
+        _check(x, gate, c, out)
     # So that each thread has a part at least, rows are cut first, then panels.
     down = max(1, min(rows // CHUNK, PIECES * threads))
     across = min(columns, -(-threads // down))
@@ -93,6 +97,17 @@ def _share_multiply(x: Floats, value: Floats, b: Floats, gate: Floats, c: Floats
             _multiply(x, value, b, gate, c, out, room, top, bottom, left, right)
 
     share(work, down * across, x.size // down * columns)
+
+
+def _check(x: Floats, weights: Floats, bias: Floats, out: Floats) -> None:
+    """Compiled loops read and write where they are told to, so what they are told has to fit."""
+    (rows, size), (count, inputs, width), columns = x.shape, weights.shape, out.shape[1]
+    fits = inputs == size and len(out) == rows and panels(columns) == count and width == WIDTH
+    if not fits or bias.shape != (count * WIDTH,):
+        raise ValueError(
+            f"A product of {x.shape} with panels {weights.shape} is ({rows}, {count * WIDTH}) or a little less, "
+            f"and does not go into {out.shape} with a bias of {bias.shape}."
+        )
 
 
 def _padded(bias: Floats, count: int) -> Floats:

@@ -29,6 +29,15 @@ _Vector = ir.VectorType(_Number, LANES)
 _SPLAT = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
 
 
+def in_a_row(*arrays: Any) -> bool:
+    """Whether Numba's types are of arrays of float32 that lie in memory one number after another.
+
+    Nothing else may reach what is written for LLVM, which takes addresses and asks nothing: Numba then says that it
+    knows no such function.
+    """
+    return all(isinstance(x, types.Array) and x.dtype == types.float32 and x.layout == "C" for x in arrays)
+
+
 @intrinsic  # type: ignore[untyped-decorator]
 def multiply_tile(
     context: Any,
@@ -42,7 +51,7 @@ def multiply_tile(
     at: Any,
     out: Any,
     to: Any,
-) -> tuple[Any, Callable[..., Any]]:
+) -> tuple[Any, Callable[..., Any]] | None:
     """`out[:height]` becomes bias + rows times columns. Arrays are float32; indices count numbers of a whole array.
 
     Args:
@@ -51,6 +60,8 @@ def multiply_tile(
         bias: `(WIDTH,)` from the at-th number on.
         out: `(height, WIDTH)` from the to-th number on.
     """
+    if not in_a_row(rows, columns, bias, out):
+        return None
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         data = data_of(context, builder, signature, args)
@@ -72,11 +83,13 @@ def multiply_tile(
 @intrinsic  # type: ignore[untyped-decorator]
 def pack_rows(
     context: Any, x: Any, start: Any, stride: Any, height: Any, length: Any, out: Any, to: Any
-) -> tuple[Any, Callable[..., Any]]:
+) -> tuple[Any, Callable[..., Any]] | None:
     """Rows of numbers as `multiply_tile` takes them: `(length, height)` from the to-th number of `out` on.
 
     Up to LANES numbers after them are overwritten. A loop over numbers takes three times as long as one over vectors.
     """
+    if not in_a_row(x, out):
+        return None
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         data = data_of(context, builder, signature, args)
@@ -109,8 +122,10 @@ def pack_rows(
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def subtract_largest(context: Any, x: Any, count: Any) -> tuple[Any, Callable[..., Any]]:
+def subtract_largest(context: Any, x: Any, count: Any) -> tuple[Any, Callable[..., Any]] | None:
     """From each of WIDTH columns of so many rows its largest number."""
+    if not in_a_row(x):
+        return None
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         start = data_of(context, builder, signature, args)(0)
@@ -147,11 +162,13 @@ def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
 @intrinsic  # type: ignore[untyped-decorator]
 def store_tile(
     context: Any, tile: Any, height: Any, out: Any, start: Any, stride: Any
-) -> tuple[Any, Callable[..., Any]]:
+) -> tuple[Any, Callable[..., Any]] | None:
     """Copies `tile[:height]` to rows of `out`, a stride apart, from the start-th number on.
 
     A loop would ask in each row whether the two overlap: 1400 cycles a tile instead of 100.
     """
+    if not in_a_row(tile, out):
+        return None
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         data = data_of(context, builder, signature, args)

@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 
 from svdkit import winograd
 
-from .tile import LANES, data_of, index, vector_at
+from .tile import LANES, data_of, in_a_row, index, vector_at
 
 INPUTS, RESULTS = "B", "A"
 """Which of `winograd.matrices`."""
@@ -49,6 +49,8 @@ def transform(
         room: two rows, the first of zeros, the second for what is left out.
     """
     if not isinstance(which, types.StringLiteral) or not isinstance(m, types.IntegerLiteral):
+        return None
+    if not in_a_row(x, out, room, *([] if isinstance(bias, types.NoneType) else [bias])):
         return None
     a, _, b = winograd.matrices(m.literal_value)
     matrix = b if which.literal_value == INPUTS else a

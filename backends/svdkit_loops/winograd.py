@@ -99,6 +99,8 @@ def convolve(tiling: Maps | Frames, x: Floats, weights: Floats, bias: Floats, ou
 
     A thread does some tiles from their cutting to their results, so that in between they stay in its cache.
     """
+    if x.shape != tiling.shape or out.shape[:-1] != x.shape[:-1] or bias.shape != out.shape[-1:]:
+        raise ValueError(f"{x.shape} and a bias of {bias.shape} do not fit tiles of {tiling.shape} or {out.shape}.")
 
     def work(i: int, j: int) -> None:
         for run in range(i, j):

@@ -2,7 +2,7 @@
 
 MindSpore copies an argument that is a view, of another shape or order than its memory has, for as long as the
 operator runs. Of kernels only `to_map` and `from_map` give one (`cpu.reshaped`); the core's slices and reshapes do.
-What is done element by element takes no array but its result.
+What compiled loops hold is what all threads hold together.
 """
 
 from __future__ import annotations
