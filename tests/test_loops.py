@@ -17,7 +17,7 @@ from reference import relative_error
 pytest.importorskip("numba")
 
 from svdkit import winograd
-from svdkit_loops import compiled, elementwise, functions, threads
+from svdkit_loops import compiled, elementwise, scalar, threads
 from svdkit_loops.weights import to_float32
 from svdkit_loops.winograd import transform_weights
 
@@ -68,13 +68,13 @@ def test_a_norm_of_a_large_mean_keeps_its_digits(mean: float, first: float) -> N
 @pytest.mark.parametrize("function", ["exp", "silu", "gelu"])
 def test_what_is_no_number_stays_none(function: str) -> None:
     """So that a broken denoiser is found out, and not smoothed over."""
-    scalar: Callable[[np.float32], float] = getattr(functions, function)
-    assert np.isnan(scalar(np.float32(np.nan)))
+    of_one: Callable[[np.float32], float] = getattr(scalar, function)
+    assert np.isnan(of_one(np.float32(np.nan)))
 
 
 def test_exp() -> None:
     x = np.concatenate([np.linspace(-87, 88, 100001), [-1e30, 1e30]]).astype(np.float32)
-    y = np.array([functions.exp(v) for v in x])
+    y = np.array([scalar.exp(v) for v in x])
     assert relative_error(y[:-2] / np.exp(x[:-2].astype(np.float64)), np.ones(100001)) < ROUNDING
     assert y[-2] < 1e-37
     assert y[-1] == np.inf

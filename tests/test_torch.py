@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from svdkit.config import UNetConfig, from_dict
 from svdkit.errors import InputError, MissingDependencyError
 from svdkit.params import build
 from svdkit.weights import Weights
+from svdkit_loops import product
 from svdkit_torch import backend as torch_backend
 from svdkit_torch import devices, packed
 from svdkit_torch.backend import TorchBackend
@@ -115,9 +117,9 @@ def test_packed_weights_give_what_plain_ones_give(dtype: str, monkeypatch: pytes
     if not packed.available(getattr(torch, dtype)):
         pytest.skip("this torch packs no weights here")
     used = []
-    for name in ("pack_linear", "pack_conv2d"):
-        real = getattr(packed, name)
-        monkeypatch.setattr(packed, name, lambda *a, real=real, name=name: (used.append(name), real(*a))[1])
+    for module, name in ((packed, "pack_linear"), (packed, "pack_conv2d"), (product, "to_panels")):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, real=real, name=name: (used.append(name), real(*a))[1])
 
     def run() -> Host:
         k = TorchBackend("cpu", dtype)
@@ -129,7 +131,7 @@ def test_packed_weights_give_what_plain_ones_give(dtype: str, monkeypatch: pytes
         return k.numpy(k.linear(normal(8, 20), normal(8))(y))
 
     result = run()
-    assert used == ["pack_conv2d"] * 3 + ["pack_linear"] * 3
+    assert used == ["pack_conv2d"] * 3 + ["to_panels" if dtype == "float32" else "pack_linear"] * 3
     monkeypatch.setattr(packed, "available", lambda _: False)
     plain = run()
     assert len(used) == 6
@@ -344,3 +346,11 @@ def test_results_of_cuda_graphs_are_copied(monkeypatch: pytest.MonkeyPatch) -> N
     first, second = compiled(torch.zeros(3)), compiled(torch.ones(3))
     assert modes == ["reduce-overhead"]
     assert (first.tolist(), second.tolist()) == ([1, 1, 1], [2, 2, 2])
+
+
+def test_idle_threads_are_let_sleep_once() -> None:
+    """However many backends there are; the thread that sees to it does not keep the process."""
+    for _ in range(2):
+        TorchBackend("cpu", "float32")
+    idle = [thread for thread in threading.enumerate() if thread.name == "svdkit-idle"]
+    assert [thread.daemon for thread in idle] == [True]

@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from . import functions as scalar
+from . import scalar
 from .compiled import compiled
 from .threads import PIECES, allowed_processors, share
-from .tile import HEIGHT, LANES, WIDTH, multiply_tile, pack_rows, subtract_largest
+from .tile import HEIGHT, LANES, WIDTH, block_of, blocks_of, multiply_tile, pack_rows, subtract_largest
 
 Floats = npt.NDArray[np.float32]
 
@@ -66,7 +66,6 @@ def _attend(
     size = channels // heads
     scale = np.float32(1 / np.sqrt(size))
     stride, panels = turns * channels, -(-queries // WIDTH)
-    key_blocks, channel_blocks = -(-keys // HEIGHT), -(-(size + 1) // HEIGHT)
     x, y, z, result = q.reshape(-1), k.reshape(-1), v.reshape(-1), out.reshape(-1)
     packed_keys = np.empty(keys * size + HEIGHT + LANES, np.float32)
     packed_values = np.empty(keys * (size + 1), np.float32)
@@ -76,13 +75,11 @@ def _attend(
         sequence, head, part = unit // parts // heads, unit // parts % heads, unit % parts
         place = sequence % turns * channels + head * size
         start = sequence // turns * keys * stride + place
-        for block in range(key_blocks):
-            first = keys * block // key_blocks
-            height = keys * (block + 1) // key_blocks - first
+        for block in range(blocks_of(keys)):
+            first, height = block_of(keys, block)
             pack_rows(y, start + first * stride, stride, height, size, packed_keys, first * size)
-        for block in range(channel_blocks):
-            first = (size + 1) * block // channel_blocks
-            height = (size + 1) * (block + 1) // channel_blocks - first
+        for block in range(blocks_of(size + 1)):
+            first, height = block_of(size + 1, block)
             for key in range(keys):
                 for c in range(height):
                     one = first + c == size
@@ -95,16 +92,14 @@ def _attend(
                 at = start + (p * WIDTH + lane) * stride
                 for c in range(size):
                     panel[c, lane] = x[at + c] * scale
-            for block in range(key_blocks):
-                first = keys * block // key_blocks
-                height = keys * (block + 1) // key_blocks - first
+            for block in range(blocks_of(keys)):
+                first, height = block_of(keys, block)
                 multiply_tile(packed_keys, first * size, height, size, panel, 0, zeros, 0, scores, first * WIDTH)
             subtract_largest(scores, keys)
             for s in range(keys * WIDTH):
                 scores[s] = scalar.exp(scores[s])
-            for block in range(channel_blocks):
-                first = (size + 1) * block // channel_blocks
-                height = (size + 1) * (block + 1) // channel_blocks - first
+            for block in range(blocks_of(size + 1)):
+                first, height = block_of(size + 1, block)
                 multiply_tile(packed_values, first * keys, height, keys, scores, 0, zeros, 0, sums, first * WIDTH)
             for lane in range(width):
                 at, share_of_one = start + (p * WIDTH + lane) * stride, np.float32(1) / sums[size, lane]

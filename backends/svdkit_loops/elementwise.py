@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from . import functions as scalar
+from . import scalar
 from .compiled import compiled, summed_in_lanes
-from .functions import Float
+from .scalar import Float
 from .threads import share
 
 Floats = npt.NDArray[np.float32]

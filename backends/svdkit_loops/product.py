@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import functions as scalar
+from . import scalar
 from .compiled import compiled
 from .threads import PIECES, allowed_processors, share
-from .tile import HEIGHT, LANES, WIDTH, multiply_tile, pack_rows, store_tile
+from .tile import HEIGHT, LANES, WIDTH, block_of, blocks_of, multiply_tile, pack_rows, store_tile
 from .weights import into_float32
 
 Floats = npt.NDArray[np.float32]
@@ -154,7 +154,7 @@ def _multiply(
     left: int,
     right: int,
 ) -> None:
-    """Of some rows and some panels. Rows are in blocks of `HEIGHT` at most, all but as high."""
+    """Of some rows and some panels."""
     size = x.shape[1]
     tile, gates = np.empty((HEIGHT, WIDTH), np.float32), np.empty((HEIGHT, WIDTH), np.float32)
     values_of_all, gates_of_all = tile.reshape(-1), gates.reshape(-1)
@@ -162,16 +162,13 @@ def _multiply(
     for chunk in range(chunks):
         first = top + (bottom - top) * chunk // chunks
         rows = top + (bottom - top) * (chunk + 1) // chunks - first
-        blocks = -(-rows // HEIGHT)
-        for block in range(blocks):
-            start = rows * block // blocks
-            height = rows * (block + 1) // blocks - start
+        for block in range(blocks_of(rows)):
+            start, height = block_of(rows, block)
             pack_rows(x, (first + start) * size, size, height, size, room, start * size)
         for panel in range(left, right):
             columns, column = panel * size * WIDTH, panel * WIDTH
-            for block in range(blocks):
-                start = rows * block // blocks
-                height = rows * (block + 1) // blocks - start
+            for block in range(blocks_of(rows)):
+                start, height = block_of(rows, block)
                 multiply_tile(room, start * size, height, size, value, columns, value_bias, column, tile, 0)
                 if len(gate):
                     multiply_tile(room, start * size, height, size, gate, columns, gate_bias, column, gates, 0)

@@ -15,6 +15,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .compiled import compiled
+
 _FEATURES = binding.get_host_cpu_features()
 LANES = 16 if _FEATURES.get("avx512f") else 8 if _FEATURES.get("avx2") else 4
 """Numbers in a vector register."""
@@ -27,6 +29,20 @@ HEIGHT = 14 if LANES == 16 or platform.machine() in ("aarch64", "arm64") else 6
 _Index, _Number = ir.IntType(64), ir.FloatType()
 _Vector = ir.VectorType(_Number, LANES)
 _SPLAT = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+
+
+@compiled
+def blocks_of(count: int) -> int:
+    """How many blocks of `HEIGHT` at most so many rows are parted into."""
+    return -(-count // HEIGHT)
+
+
+@compiled
+def block_of(count: int, i: int) -> tuple[int, int]:
+    """The first row of the i-th of them, and its height; all are all but as high."""
+    blocks = blocks_of(count)
+    first = count * i // blocks
+    return first, count * (i + 1) // blocks - first
 
 
 def in_a_row(*arrays: Any) -> bool:

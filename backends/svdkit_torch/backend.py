@@ -185,8 +185,8 @@ class TorchBackend(Backend):
     def linear(self, weight: Host, bias: Host | None) -> Layer:
         b = self._weight(bias)
         if self._packs and not _trained(weight, bias):
-            w, out = self._weight(weight, packed.pack_linear), weight.shape[0]
-            return lambda x: packed.linear(x, w(), b(), out)
+            w, out = self._packed(weight), weight.shape[0]
+            return lambda x: packed.linear(x, w, b(), out)
         v = self._weight(weight)
         return lambda x: F.linear(x, v(), b())
 
@@ -227,9 +227,9 @@ class TorchBackend(Backend):
     def geglu(self, weight: Host, bias: Host) -> Layer:
         if self._packs and not _trained(weight, bias):
             out = weight.shape[0] // 2
-            value, gate = (self._weight(w, packed.pack_linear) for w in (weight[:out], weight[out:]))
+            value, gate = (self._packed(w) for w in (weight[:out], weight[out:]))
             b, c = self._weight(bias[:out]), self._weight(bias[out:])
-            return lambda x: packed.geglu(x, value(), b(), gate(), c(), out)
+            return lambda x: packed.geglu(x, value, b(), gate, c(), out)
         wide, fuses = self.linear(weight, bias), self._fuses(weight, bias)
 
         def apply(x: Array) -> Array:
@@ -286,6 +286,12 @@ class TorchBackend(Backend):
         return (x.reshape(rows.shape[0], -1, rows.shape[1]) + rows[:, None]).reshape(x.shape)
 
     # Weights
+
+    def _packed(self, weight: Host) -> Tensor:
+        """A linear layer's `(O, I)` as `packed.linear` takes it."""
+        if self._takes_loops():
+            return torch.from_numpy(product.to_panels(weight))
+        return packed.pack_linear(_tensor(weight).to(self._dtype))
 
     def _weight(self, values: Any, arrange: Callable[[Tensor], Tensor] = lambda w: w) -> Callable[[], Any]:
         """A weight as a layer asks for it: arranged once, or, if it is being trained, whenever it is asked for."""

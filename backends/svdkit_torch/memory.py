@@ -26,7 +26,7 @@ def scratch(call: Call, packs: bool, transforms: bool) -> int:
             return tiles_size(call, m)
         case "conv2d" if call.options["padding"] % 2:  # more on one side than on the other: padded apart
             return prod(call.inputs[0])
-        case "geglu":  # the gate's GELU, or that and both halves
+        case "geglu" if not (packs and transforms):  # the gate's GELU, or that and both halves; loops hold neither
             return out if packs else 3 * out
         case "group_norm" | "quick_gelu" | "temporal_attention":
             return out

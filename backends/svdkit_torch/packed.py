@@ -34,8 +34,6 @@ def available(dtype: torch.dtype) -> bool:
 
 def pack_linear(weight: Tensor) -> Tensor:
     """`(O, I)`, opaque from then on."""
-    if weight.dtype is torch.float32:
-        return torch.from_numpy(product.to_panels(weight.numpy()))
     packed: Tensor = _mkldnn._reorder_linear_weight(weight.contiguous(), None)
     return packed
 
