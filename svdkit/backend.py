@@ -7,14 +7,14 @@ The architecture (`svdkit.arch`) is written once, over these. Two words are used
 
 Methods that take weights are *layer builders*: they run once, at load, may reorder or transform what they are
 given, and return a callable that is run for every step. Weights arrive as NumPy arrays in the checkpoint's
-layout and dtype; the builder converts them to the backend's dtype, so that one copy is alive at the end.
+layout and dtype; the builder converts them to the backend's dtype, so that one copy is alive at the end, or keeps
+them as they are.
 
 In float16 and bfloat16, sums over many elements (normalisation statistics, softmax) are kept in float32.
 """
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias, TypeVar
@@ -145,9 +145,14 @@ class Backend(ABC):
         """Tables that a call leaves for later calls of its shapes: key and bytes of each."""
         return ()
 
-    def held(self, kernel: str, weight: Shape, stride: int = 1) -> int:
-        """Elements that a layer keeps of a weight: more than it has, where it is transformed to compute faster."""
-        return math.prod(weight)
+    @property
+    def maps_weights(self) -> bool:
+        """Whether layers compute with weights as they are stored, so that files may stay mapped instead of read."""
+        return False
+
+    def held(self, kernel: str, weight: Host, stride: int = 1) -> int:
+        """Bytes that a layer keeps of a weight, of which shape and dtype are real: in its own dtype, or as stored."""
+        return weight.size * itemsize(self.dtype)
 
     def memory(self) -> Memory:
         """What memory the device has; the host's, if not overridden."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,7 +111,7 @@ def load_component(
     if replacement is not None:
         return replacement(folder / name, backend, variant)
     config, backend = component_config(name, folder, backend)
-    with open_weights(name, folder, variant) as source:
+    with open_weights(name, folder, variant, backend.maps_weights) as source:
         return build(lambda p: ARCHITECTURES[name][1](config, p), source, backend, str(folder / name))
 
 
@@ -133,10 +134,18 @@ def component_config(name: str, folder: Path, backend: Backend) -> tuple[Any, Ba
 
 
 @contextmanager
-def open_weights(name: str, folder: Path, variant: str | None = None) -> Iterator[WeightSource]:
+def open_weights(
+    name: str, folder: Path, variant: str | None = None, mapped: bool = False
+) -> Iterator[WeightSource]:
     """One network's weights, under the names that svdkit reads them by."""
-    with Weights.open(folder / name, STEMS[name], variant) as weights:
+    with Weights.open(folder / name, STEMS[name], variant, mapped) as weights:
         yield CLIPWeights(weights) if name == "image_encoder" else weights
+
+
+def stored_dtype(name: str, folder: Path, variant: str | None = None) -> str:
+    """What most of a network's weights are stored in, by their headers."""
+    with Weights.open(folder / name, STEMS[name], variant) as weights:
+        return Counter(weights.dtype(key) for key in weights.keys()).most_common(1)[0][0]
 
 
 def load_scheduler_config(folder: Path) -> SchedulerConfig:

@@ -137,7 +137,7 @@ class StableVideoDiffusionPipeline:
         check_pipeline(folder)
         settings, extractor = load_scheduler_config(folder), load_feature_extractor(folder)
         solver = solver or get_scheduler(settings.scheduler)  # an error before the weights are read
-        policy = MemoryPolicy(memory, Planner(folder, kernels), base, compile, once)
+        policy = MemoryPolicy(memory, Planner(folder, kernels, variant), base, compile, once)
         loader = Loader(folder, kernels, variant, chosen)
         networks = loader.networks(policy.on_demand)
         if compile:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -60,26 +61,33 @@ _LOOKS: Final[Mapping[bytes, tuple[str, str]]] = {
 class Weights:
     """One component's weights: a safetensors file, or several shards of one.
 
-    Opening reads only the headers, which safetensors checks. `read` reads one tensor into memory of its own; through
-    the map that safetensors makes of a file, all that was read would stay in memory until the file is closed.
+    Opening reads only the headers, which safetensors checks. `read` reads one tensor into memory of its own, so that
+    it is gone when the tensor is; or, of files that are mapped, gives it where the system keeps the file, which costs
+    neither time nor memory.
 
     Args:
         paths: the safetensors files.
         promised: tensor name to the file, one of `paths`, that must hold it.
+        mapped: whether they are mapped, and must not be cut short while a tensor lives.
 
     Raises:
         CheckpointError: a file is missing, corrupt or no safetensors file, or two files hold the same tensor.
     """
 
-    def __init__(self, paths: Sequence[Path], promised: Mapping[str, Path] | None = None) -> None:
+    def __init__(
+        self, paths: Sequence[Path], promised: Mapping[str, Path] | None = None, mapped: bool = False
+    ) -> None:
         self.paths = tuple(paths)
         self._where: dict[str, tuple[Path, Any]] = {}
-        self._data: dict[str, tuple[BinaryIO, int]] = {}
+        self._data: dict[str, tuple[BinaryIO | mmap.mmap, int]] = {}
         with ExitStack() as stack:
             for path in self.paths:
                 file = stack.enter_context(_open(path))
-                data = stack.enter_context(path.open("rb", buffering=0))
+                data: BinaryIO | mmap.mmap = stack.enter_context(path.open("rb", buffering=0))
                 begins = _offsets(data)
+                if mapped:
+                    # A private map: what is written to a tensor does not reach the file.
+                    data = mmap.mmap(data.fileno(), 0, access=mmap.ACCESS_COPY)
                 for key in file.keys():
                     if key in self._where:
                         raise CheckpointError(f"{path} and {self._where[key][0].name} both hold {key!r}.")
@@ -94,7 +102,7 @@ class Weights:
             self._files = stack.pop_all()
 
     @classmethod
-    def open(cls, folder: Path, stem: str, variant: str | None = None) -> Weights:
+    def open(cls, folder: Path, stem: str, variant: str | None = None, mapped: bool = False) -> Weights:
         """Open the weights in `folder` whose file names begin with `stem`, of exactly that variant.
 
         Raises:
@@ -106,9 +114,9 @@ class Weights:
             raise CheckpointError(f"Cannot look for weights in {folder}: {error.strerror}.") from error
         first, *_ = select_files(names, stem, variant, str(folder))
         if not first.endswith(".json"):
-            return cls([folder / first])
+            return cls([folder / first], mapped=mapped)
         promised = _read_index(folder / first)
-        return cls(sorted(set(promised.values())), promised)
+        return cls(sorted(set(promised.values())), promised, mapped)
 
     def keys(self) -> frozenset[str]:
         """Names of all tensors."""
@@ -131,6 +139,10 @@ class Weights:
         path, shape, dtype = self._find(key)[0], self.shape(key), np.dtype(self.dtype(key))
         size = math.prod(shape) * dtype.itemsize
         file, begin = self._data[key]
+        if isinstance(file, mmap.mmap):
+            # Tensors may begin anywhere; few frameworks take numbers at odd addresses.
+            found = np.frombuffer(file, np.uint8, size, begin)
+            return np.require(found.view(dtype).reshape(shape), requirements="A")
         file.seek(begin)
         data = np.fromfile(file, np.uint8, size)
         if data.size != size:

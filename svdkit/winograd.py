@@ -7,6 +7,7 @@ time a tile is m frames, and it is `A (G w . B d)`: m + 2 products instead of 3 
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from functools import cache
 
@@ -14,10 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 Matrix = npt.NDArray[np.float64]
-
-DEEP_CHANNELS = 1280
-"""From how many on tiles are 2x2: on the small maps that have so many, 4x4 is no faster, and its weights are 4 times
-those of the checkpoint instead of 1.8 times."""
 
 POINTS = {
     2: (0, 1, -1),
@@ -30,8 +27,8 @@ patches by 0.4e-6.
 """
 
 
-def tile(weight: tuple[int, ...], channels: int, stride: int = 1) -> int:
-    """The m of the tiles that suit a convolution padded by 1; 0 if it should be done another way.
+def suits(weight: tuple[int, ...], channels: int, stride: int = 1) -> bool:
+    """Whether a convolution padded by 1 may be done in tiles.
 
     Args:
         weight: its shape, `(O, I, k, k)` or, over time, `(O, I, k, 1, 1)`.
@@ -39,9 +36,12 @@ def tile(weight: tuple[int, ...], channels: int, stride: int = 1) -> int:
         stride: of it.
     """
     out, into, *kernel = weight
-    if kernel not in ([3, 3], [3, 1, 1]) or stride != 1 or min(out, into) < channels:
-        return 0
-    return 2 if out >= DEEP_CHANNELS else 4
+    return kernel in ([3, 3], [3, 1, 1]) and stride == 1 and min(out, into) >= channels
+
+
+def tile(*lengths: int) -> int:
+    """The m of the tiles that take the fewest products for so many results along each axis."""
+    return min(POINTS, key=lambda m: math.prod(-(-length // m) * (m + 2) for length in lengths))
 
 
 @cache
@@ -75,29 +75,3 @@ def _inverse(matrix: list[list[Fraction]]) -> list[list[Fraction]]:
             if k != i:
                 rows[k] = [a - rows[k][i] * b for a, b in zip(rows[k], rows[i], strict=True)]
     return [row[n:] for row in rows]
-
-
-def of_one_frame(m: int) -> Matrix:
-    """How much of each factor `(m + 2, O, I)` a frame without neighbours is multiplied by: `(m + 2,)`."""
-    a, _, b = matrices(m)
-    return np.asarray(a[0] * b[:, 1])
-
-
-def time_matrices(videos: int, frames: int, m: int) -> tuple[Matrix, Matrix]:
-    """What takes the frames of videos to the inputs of tiles of m frames, transformed, and their products back.
-
-    Returns:
-        `((m + 2) * tiles, videos * frames)`, beyond whose ends is zero, and `(videos * frames, (m + 2) * tiles)`.
-    """
-    a, _, b = matrices(m)
-    count = -(-frames // m)
-    forth, back = np.zeros((m + 2, count, m * count + 2)), np.zeros((m * count, m + 2, count))
-    for i in range(count):
-        forth[:, i, m * i : m * i + m + 2] = b
-        back[m * i : m * i + m, :, i] = a
-    each = np.eye(videos)
-    # From every video to its own tiles, which lie one after another within a tap.
-    return (
-        np.einsum("vw,tif->tviwf", each, forth[:, :, 1 : frames + 1]).reshape(-1, videos * frames),
-        np.einsum("vw,fti->vftwi", each, back[:frames]).reshape(videos * frames, -1),
-    )

@@ -1,8 +1,8 @@
-"""Matrix products with weights that lie as tiles of them are computed, made so once; what follows is done on each tile.
+"""Matrix products with weights as they are stored; what follows is done on each tile.
 
-Weights are in *panels*: `WIDTH` columns of the result beside each other, one input after another. A thread takes some
-rows, copies them so that the values a tile needs lie together (they then stay in its cache), and passes all panels over
-them. Biases and gates are applied while a tile is in cache. On two cores of Zen 4 this takes 200 to 225 GFLOP/s of 234,
+A thread takes some rows and some columns of the result. It copies its rows so that the values a tile needs lie
+together, lays out one panel of `WIDTH` columns after another (`stored`), and passes each over the rows while it is in
+cache. Biases and gates are applied while a tile is. On two cores of Zen 4 this takes 200 to 225 GFLOP/s of 234,
 MindSpore's and NumPy's products 150 to 200, the worse the fewer rows there are.
 """
 
@@ -10,21 +10,22 @@ from __future__ import annotations
 
 import math
 import threading
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from . import scalar
 from .compiled import compiled
-from .threads import PIECES, allowed_processors, share
+from .stored import Stored, pack_columns
+
+
+from .threads import allowed_processors, share
 from .tile import HEIGHT, LANES, WIDTH, block_of, blocks_of, multiply_tile, pack_rows, store_tile
-from .weights import into_float32
 
 Floats = npt.NDArray[np.float32]
 
-CHUNK = 16 * HEIGHT
-"""Rows that a thread takes at a time: enough that panels may come from memory, few enough for its cache."""
+CHUNK = 64 * HEIGHT
+"""Rows that a thread takes at a time: so many that laying out columns for them costs little, few enough for caches."""
 
 
 def panels(out: int) -> int:
@@ -32,89 +33,68 @@ def panels(out: int) -> int:
     return -(-out // WIDTH)
 
 
-def held(weight: tuple[int, ...], parts: int = 1) -> int:
-    """Numbers in the panels of weights `(O, …)`, or of each of so many equal parts of them."""
-    return parts * panels(weight[0] // parts) * WIDTH * math.prod(weight[1:])
+def multiply(x: Floats, weight: Stored, bias: Floats | None, out: Floats) -> None:
+    """`x @ weight.T + bias` of `(M, I)` and `(O, I)`, into `(M, O)`."""
+    _share_multiply(x, weight, bias, out, False)
 
 
-def to_panels(weight: npt.NDArray[Any]) -> Floats:
-    """Weights `(O, I)` of any float dtype as `(panels, I, WIDTH)`; columns beyond the last are zero."""
-    size = weight.shape[1]
-    result = np.empty((panels(len(weight)), size, WIDTH), np.float32)
-
-    def arrange(i: int, j: int) -> None:
-        rows = np.empty((WIDTH, size), np.float32)
-        for panel in range(i, j):
-            part = weight[panel * WIDTH : (panel + 1) * WIDTH]
-            into_float32(part, rows[: len(part)])
-            rows[len(part) :] = 0
-            _arrange(rows, result, panel)
-
-    share(arrange, len(result), WIDTH * size)
-    return result
+def multiply_gated(x: Floats, weight: Stored, bias: Floats, out: Floats) -> None:
+    """`a * gelu(b)`, where `x @ weight.T + bias` is a beside b, of `(M, I)` and `(2 * O, I)`, into `(M, O)`."""
+    _share_multiply(x, weight, bias, out, True)
 
 
-def multiply(x: Floats, weights: Floats, bias: Floats | None, out: Floats) -> None:
-    """`x @ w + bias` of `(M, I)` and panels of w, into `(M, O)`."""
-    _share_multiply(x, weights, np.zeros(1, np.float32) if bias is None else bias, _NO_GATE, _NO_BIAS, out)
-
-
-def multiply_gated(x: Floats, value: Floats, b: Floats, gate: Floats, c: Floats, out: Floats) -> None:
-    """`(x @ value + b) * gelu(x @ gate + c)` of `(M, I)`, panels of both and their biases, into `(M, O)`."""
-    _share_multiply(x, value, b, gate, c, out)
-
-
-def multiply_each(x: Floats, weights: Floats, out: Floats) -> None:
-    """`x @ w` of a batch of `(B, M, I)` and `(B, panels, I, WIDTH)`, into `(B, M, O)`, by this thread alone."""
-    room, zeros = _room_for_chunk(x.shape[2]), np.zeros(weights.shape[1] * WIDTH, np.float32)
-    for rows, each, result in zip(x, weights, out, strict=True):
-        _check(rows, each, zeros, result)
-        _multiply(rows, each, zeros, _NO_GATE, _NO_BIAS, result, room, 0, len(rows), 0, len(each))
-
-
-_NO_GATE, _NO_BIAS = np.empty((0, 0, WIDTH), np.float32), np.empty(0, np.float32)
-
-
-def _share_multiply(x: Floats, value: Floats, b: Floats, gate: Floats, c: Floats, out: Floats) -> None:
-    (rows, size), columns, threads = x.shape, len(value), len(allowed_processors())
-    b, c = _padded(b, columns), _padded(c, len(gate))
-    _check(x, value, b, out)
-    if len(gate):
-        _check(x, gate, c, out)
-    # So that each thread has a part at least, rows are cut first, then panels.
-    down = max(1, min(rows // CHUNK, PIECES * threads))
-    across = min(columns, -(-threads // down))
+def _share_multiply(x: Floats, weight: Stored, bias: Floats | None, out: Floats, gated: bool) -> None:
+    (rows, size), columns = x.shape, out.shape[1]
+    halves = 1 + gated
+    fits = weight.shape == (halves * columns, size) and len(out) == rows
+    if not fits or (bias is not None and bias.shape != (len(weight),)):
+        raise ValueError(
+            f"A product of {x.shape} with weights {weight.shape}{', gated,' if gated else ''} is "
+            f"({rows}, {len(weight) // halves}), and does not go into {out.shape} with a bias of "
+            f"{None if bias is None else bias.shape}."
+        )
+    count = panels(columns)
+    padded = np.zeros((halves, count * WIDTH), np.float32)
+    if bias is not None:
+        padded[:, :columns] = bias.reshape(halves, -1)
+    down, across = cells(rows, columns, count)
 
     def work(i: int, j: int) -> None:
-        room = _room_for_chunk(size)
+        chunk = room_for("rows", (CHUNK * size + HEIGHT + LANES,))
+        panel = room_for("panel", (halves * size * WIDTH,))
         for cell in range(i, j):
             r, p = divmod(cell, across)
-            top, bottom, left, right = (
-                count * k // parts
-                for count, parts, part in ((rows, down, r), (columns, across, p))
-                for k in (part, part + 1)
-            )
-            _multiply(x, value, b, gate, c, out, room, top, bottom, left, right)
+            top, bottom = part(rows, down, r)
+            left, right = part(count, across, p)
+            _multiply(x, weight, padded, out, chunk, panel, top, bottom, left, right)
 
     share(work, down * across, x.size // down * columns)
 
 
-def _check(x: Floats, weights: Floats, bias: Floats, out: Floats) -> None:
-    """Compiled loops read and write where they are told to, so what they are told has to fit."""
-    (rows, size), (count, inputs, width), columns = x.shape, weights.shape, out.shape[1]
-    fits = inputs == size and len(out) == rows and panels(columns) == count and width == WIDTH
-    if not fits or bias.shape != (count * WIDTH,):
-        raise ValueError(
-            f"A product of {x.shape} with panels {weights.shape} is ({rows}, {count * WIDTH}) or a little less, "
-            f"and does not go into {out.shape} with a bias of {bias.shape}."
-        )
+def multiply_size(rows: int, size: int, columns: int, gated: bool) -> int:
+    """Numbers that all threads hold for a product."""
+    down, _ = cells(rows, columns, panels(columns))
+    each = min(CHUNK, -(-rows // down)) + (1 + gated) * WIDTH
+    return len(allowed_processors()) * each * size
 
 
-def _padded(bias: Floats, count: int) -> Floats:
-    """A bias as long as so many panels are wide; if it is a single number, that for all."""
-    result = np.zeros(count * WIDTH, np.float32)
-    result[: count * WIDTH if bias.size == 1 else bias.size] = bias
-    return result
+def cells(rows: int, columns: int, panels: int) -> tuple[int, int]:
+    """Into how many parts rows and panels are cut, so that each thread has its pieces and little is laid out twice.
+
+    A part of the rows lays out all columns that are multiplied with it, and a part of the columns all rows.
+    """
+    threads = len(allowed_processors())
+    pieces = threads
+    ways = []
+    for across in range(1, min(panels, pieces) + 1):
+        down = min(-(-pieces // across), blocks_of(rows))
+        ways.append((-min(pieces, down * across), across * rows + down * columns, down, across))
+    return min(ways)[2:]
+
+
+def part(count: int, parts: int, i: int) -> tuple[int, int]:
+    """The i-th of so many parts that are all but equal: where it begins and ends."""
+    return count * i // parts, count * (i + 1) // parts
 
 
 _own = threading.local()
@@ -129,56 +109,49 @@ def room_for(kind: str, shape: tuple[int, ...]) -> Floats:
     return room
 
 
-def _room_for_chunk(size: int) -> Floats:
-    return room_for("chunk", (CHUNK * size + HEIGHT + LANES,))
-
-
-@compiled
-def _arrange(rows: Floats, out: Floats, panel: int) -> None:
-    for c in range(rows.shape[1]):
-        for lane in range(WIDTH):
-            out[panel, c, lane] = rows[lane, c]
-
-
 @compiled
 def _multiply(
     x: Floats,
-    value: Floats,
-    value_bias: Floats,
-    gate: Floats,
-    gate_bias: Floats,
+    weight: Stored,
+    bias: Floats,
     out: Floats,
-    room: Floats,
+    chunk: Floats,
+    panel: Floats,
     top: int,
     bottom: int,
     left: int,
     right: int,
 ) -> None:
     """Of some rows and some panels."""
-    size = x.shape[1]
+    size, columns, halves = x.shape[1], out.shape[1], len(bias)
     tile, gates = np.empty((HEIGHT, WIDTH), np.float32), np.empty((HEIGHT, WIDTH), np.float32)
     values_of_all, gates_of_all = tile.reshape(-1), gates.reshape(-1)
     chunks = -(-(bottom - top) // CHUNK)
-    for chunk in range(chunks):
-        first = top + (bottom - top) * chunk // chunks
-        rows = top + (bottom - top) * (chunk + 1) // chunks - first
+    for c in range(chunks):
+        first = top + (bottom - top) * c // chunks
+        rows = top + (bottom - top) * (c + 1) // chunks - first
         for block in range(blocks_of(rows)):
             start, height = block_of(rows, block)
-            pack_rows(x, (first + start) * size, size, height, size, room, start * size)
-        for panel in range(left, right):
-            columns, column = panel * size * WIDTH, panel * WIDTH
+            pack_rows(x, (first + start) * size, size, height, size, chunk, start * size)
+        for p in range(left, right):
+            column, width = p * WIDTH, min(WIDTH, columns - p * WIDTH)
+            for half in range(halves):
+                at = (half * columns + column) * size
+                pack_columns(weight, at, size, width, size, panel, half * size * WIDTH)
             for block in range(blocks_of(rows)):
                 start, height = block_of(rows, block)
-                multiply_tile(room, start * size, height, size, value, columns, value_bias, column, tile, 0)
-                if len(gate):
-                    multiply_tile(room, start * size, height, size, gate, columns, gate_bias, column, gates, 0)
+                multiply_tile(chunk, start * size, height, size, panel, 0, bias, column, tile, 0)
+                if halves == 2:
+                    at, to = size * WIDTH, bias.shape[1] + column
+                    multiply_tile(chunk, start * size, height, size, panel, at, bias, to, gates, 0)
                     for k in range(height * WIDTH):
                         values_of_all[k] *= scalar.gelu(gates_of_all[k])
-                _store(tile, height, out, first + start, column)
+                store(tile, height, out, first + start, column)
 
 
 @compiled
-def _store(tile: Floats, height: int, out: Floats, row: int, column: int) -> None:
+def store(tile: Floats, height: int, out: Floats, row: int, column: int) -> None:
+    """Rows of a tile into rows of `out`, from a row and a column on, as far as there are columns."""
     columns = out.shape[1]
     if column + WIDTH <= columns:
         store_tile(tile, height, out, row * columns + column, columns)

@@ -23,6 +23,8 @@ LANES = 16 if _FEATURES.get("avx512f") else 8 if _FEATURES.get("avx2") else 4
 VECTORS = 2
 WIDTH = VECTORS * LANES
 """Columns of a tile."""
+HAS_HALVES = bool(_FEATURES.get("f16c")) or platform.machine() in ("aarch64", "arm64")
+"""Whether float16 can be converted in hardware."""
 HEIGHT = 14 if LANES == 16 or platform.machine() in ("aarch64", "arm64") else 6
 """Rows of a tile, at most: with 32 registers, or 16."""
 
@@ -121,7 +123,7 @@ def pack_rows(
             groups = []
             for first in range(0, len(rows), LANES):
                 vectors = [vector_at(builder, builder.gep(row, [k]), 0) for row in rows[first : first + LANES]]
-                groups.append(_transposed(builder, [builder.load(vector, align=4) for vector in vectors]))
+                groups.append(transposed(builder, [builder.load(vector, align=4) for vector in vectors]))
             for i in range(LANES):
                 place = builder.gep(target, [builder.mul(builder.add(k, index(i)), height)])
                 for g, group in enumerate(groups):
@@ -163,7 +165,7 @@ def subtract_largest(context: Any, x: Any, count: Any) -> tuple[Any, Callable[..
     return types.void(x, count), emit
 
 
-def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
+def transposed(builder: Any, rows: list[Any]) -> list[Any]:
     """LANES vectors of the i-th numbers of LANES vectors, by perfect shuffles."""
     half = LANES // 2
     shuffles = [

@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 
 from svdkit import winograd
 
-from .tile import LANES, data_of, in_a_row, index, vector_at
+from .tile import LANES, VECTORS, WIDTH, data_of, in_a_row, index, vector_at
 
 INPUTS, RESULTS = "B", "A"
 """Which of `winograd.matrices`."""
@@ -77,17 +77,61 @@ def transform(
             with cgutils.for_range_slice(builder, begin, end, index(lanes)) as (c, _):
                 rows = [_load(builder, source, c, lanes) for source in sources]
                 for factors, target in zip(matrix, targets, strict=True):
-                    y = None if biases is None else _load(builder, biases, c, lanes)
-                    for factor, value in zip(factors, rows, strict=True):
-                        y = _add(builder, y, float(factor), value)
+                    begin_with = None if biases is None else _load(builder, biases, c, lanes)
+                    y = _sum(builder, begin_with, factors, rows)
                     builder.store(y, vector_at(builder, builder.gep(target, [c]), 0, lanes), align=4)
         return context.get_dummy_value()
 
     return types.void(which, m, x, place, step, inside, bias, out, to, stride, count, room, channels), emit
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def transform_weights(
+    context: Any, m: Any, axes: Any, x: Any, count: Any, out: Any, to: Any, stride: Any
+) -> tuple[Any, Callable[..., Any]] | None:
+    """`G w G'`, or `G w`, of some channels' weights for WIDTH columns.
+
+    Args:
+        m, axes: constants that say which tiles.
+        x: `(count, 9, WIDTH)`, or 3 of one axis.
+        out, to, stride: where `(count, WIDTH)` of the first tap go, and how far those of the next ones.
+    """
+    if not isinstance(m, types.IntegerLiteral) or not isinstance(axes, types.IntegerLiteral) or not in_a_row(x, out):
+        return None
+    _, matrix, _ = winograd.matrices(m.literal_value)
+    others = 3 ** (axes.literal_value - 1)
+
+    def along(builder: Any, values: list[Any]) -> list[Any]:
+        return [_sum(builder, None, factors, values) for factors in matrix]
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = data_of(context, builder, signature, args)
+        with cgutils.for_range(builder, args[3]) as loop:
+            source = builder.gep(data(2), [builder.mul(loop.index, index(3 * others * WIDTH))])
+            target = builder.gep(data(4), [builder.add(args[5], builder.mul(loop.index, index(WIDTH)))])
+            for v in range(VECTORS):
+                taps = [
+                    builder.load(vector_at(builder, source, i * VECTORS + v), align=4) for i in range(3 * others)
+                ]
+                rows = [along(builder, taps[i::others]) for i in range(others)]
+                results = [y for row in zip(*rows, strict=True) for y in (along(builder, [*row]) if others > 1 else row)]
+                for k, y in enumerate(results):
+                    place = builder.gep(target, [builder.mul(args[6], index(k))])
+                    builder.store(y, vector_at(builder, place, v), align=4)
+        return context.get_dummy_value()
+
+    return types.void(m, axes, x, count, out, to, stride), emit
+
+
 def _load(builder: Any, start: Any, c: Any, lanes: int) -> Any:
     return builder.load(vector_at(builder, builder.gep(start, [c]), 0, lanes), align=4)
+
+
+def _sum(builder: Any, total: Any, factors: Any, values: Any) -> Any:
+    """The total plus each factor times its value."""
+    for factor, value in zip(factors, values, strict=True):
+        total = _add(builder, total, float(factor), value)
+    return total
 
 
 def _add(builder: Any, total: Any, factor: float, value: Any) -> Any:

@@ -1,14 +1,15 @@
 """MindSpore on a CPU, where only some operators are fast; times below are for 5.9 M elements on two cores.
 
-Maps are `(N, H, W, C)`, so tokens are the same memory. Most kernels are compiled loops (`eager`). Convolutions are
-Winograd's where that pays, over time too, and else products of gathered patches with the weights, since the stock
-`conv2d` is a reference loop here (44 s where patches take 0.15). Strided copies take 20 ms where gathering whole rows
+Maps are `(N, H, W, C)`, so tokens are the same memory. Most kernels are compiled loops (`eager`), which take weights
+as they are stored. Convolutions are Winograd's where that pays, over time too, and else, and in graphs, products of
+gathered patches with the weights, since the stock `conv2d` is a reference loop here (44 s where patches take 0.15). Strided copies take 20 ms where gathering whole rows
 takes 2: rows are therefore shuffled and padded by index tables, which are made once for each shape.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import mindspore as ms
@@ -17,22 +18,20 @@ import numpy.typing as npt
 from mindspore import Parameter, ops
 
 from svdkit import winograd
-from svdkit.backend import Array, Call, Host, Layer, Map, Shape, mix_share
+from svdkit.backend import Array, Call, Host, Layer, Map, mix_share
 from svdkit.memory.malloc import keep_freed_memory
-from svdkit_loops import product
-from svdkit_loops import winograd as loops
+from svdkit_loops.stored import stored, stored_size
 from svdkit_loops.weights import to_float32
 
 from . import eager, memory, tables, traced
 from .base import IN_GRAPH, MindSporeBackend, constant
 from .threads import keep_workers_apart
+from .weight import Weight
 
 PATCH_ELEMENTS = 2**25
 """Patches gathered at a time: 128 MB. Smaller pieces are no faster, larger ones no longer fit beside the weights."""
 WINOGRAD_CHANNELS = 64
 """From how many on convolutions are Winograd's; patches are the alternative."""
-
-_matmul = ops.MatMul()
 
 
 def reshaped(x: Array, *shape: int) -> Array:
@@ -78,10 +77,12 @@ class MindSporeCPU(MindSporeBackend):
     def scratch(self, call: Call) -> Sequence[int]:
         return [call.itemsize * n for n in memory.scratch(call, WINOGRAD_CHANNELS, PATCH_ELEMENTS)]
 
-    def held(self, kernel: str, weight: Shape, stride: int = 1) -> int:
-        if m := winograd.tile(weight, WINOGRAD_CHANNELS, stride):
-            return loops.transformed_size(weight, m)
-        return product.held(weight, 2 if kernel == "geglu" else 1)
+    @property
+    def maps_weights(self) -> bool:
+        return True
+
+    def held(self, kernel: str, weight: Host, stride: int = 1) -> int:
+        return stored_size(weight)
 
     def kept(self, call: Call) -> Iterable[tuple[Hashable, int]]:
         return memory.tables(call, WINOGRAD_CHANNELS)
@@ -110,16 +111,22 @@ class MindSporeCPU(MindSporeBackend):
         return reshaped(ops.gather(reshaped(x, n, h * w, channels), table, 1), n, height, width, channels)
 
     def conv2d(self, weight: Host, bias: Host | None, stride: int = 1, padding: tuple[int, int] = (1, 1)) -> Layer:
-        out, channels, kernel, _ = weight.shape
+        kernel = weight.shape[2]
         if kernel == stride == 1 and padding == (0, 0):
             return self.linear(weight[:, :, 0, 0], bias)
-        if padding == (1, 1) and (m := winograd.tile(weight.shape, WINOGRAD_CHANNELS, stride)):
-            return self._winograd(weight, bias, m)
+        in_patches = cache(lambda: self._in_patches(weight, bias, stride, padding))
+        if padding != (1, 1) or not winograd.suits(weight.shape, WINOGRAD_CHANNELS, stride):
+            return in_patches()
+        factors, offset = stored(weight), _weight(np.zeros(len(weight)) if bias is None else bias)
+        return lambda x: in_patches()(x) if IN_GRAPH.get() else eager.conv2d(x, factors, offset)
+
+    def _in_patches(self, weight: Host, bias: Host | None, stride: int, padding: tuple[int, int]) -> Layer:
+        out, _, kernel, _ = weight.shape
         multiply = self.linear(weight.transpose(0, 2, 3, 1).reshape(out, -1), bias)
         before, after = padding
 
         def apply(x: Map) -> Map:
-            n, h, w, _ = x.shape
+            n, h, w, channels = x.shape
             height, width = ((size + before + after - kernel) // stride + 1 for size in (h, w))
             table = _table(
                 lambda: tables.patches(h, w, height, width, kernel, stride, before),
@@ -130,37 +137,23 @@ class MindSporeCPU(MindSporeBackend):
 
         return apply
 
-    def _winograd(self, weight: Host, bias: Host | None, m: int) -> Layer:
-        weights = constant(loops.transform_weights(weight, m), "float32")
-        offset = _weight(np.zeros(len(weight)) if bias is None else bias)
-        return lambda x: _kernels().conv2d(x, weights, offset, m)
-
     def temporal_conv(self, weight: Host, bias: Host) -> Layer:
-        out, channels, kernel = weight.shape[:3]
-        if m := winograd.tile(weight.shape, WINOGRAD_CHANNELS):
-            return self._winograd_in_time(weight, bias, m)
-        multiply = self.linear(weight[..., 0, 0].transpose(0, 2, 1).reshape(out, -1), bias)
-
-        def apply(x: Map, frames: int) -> Map:
-            n, h, w, _ = x.shape
-            table = _table(lambda: tables.frame_patches(frames, h * w, kernel), "frames", frames, h * w, kernel)
-            rows = reshaped(x, n // frames, frames * h * w, channels)
-            return reshaped(self._patch_product(rows, table, kernel, multiply), n, h, w, out)
-
-        return apply
-
-    def _winograd_in_time(self, weight: Host, bias: Host, m: int) -> Layer:
-        weights = constant(loops.transform_weights(weight, m), "float32")
-        offset, out = _weight(bias), len(bias)
-        alone = _weight(winograd.of_one_frame(m)[None])
+        out, _, kernel = weight.shape[:3]
+        in_tiles = winograd.suits(weight.shape, WINOGRAD_CHANNELS)
+        factors, offset = stored(weight), _weight(bias)
+        middle = cache(lambda: self.linear(weight[:, :, kernel // 2, 0, 0], bias))
+        multiply = cache(lambda: self.linear(weight[..., 0, 0].transpose(0, 2, 1).reshape(out, -1), bias))
 
         def apply(x: Map, frames: int) -> Map:
             n, h, w, channels = x.shape
-            if frames == 1:
-                panels = reshaped(_matmul(alone, reshaped(weights, m + 2, -1)), *weights.shape[1:])
-                y = _kernels().linear(reshaped(x, -1, channels), panels, offset, out)
+            if frames == 1:  # beside which is nothing
+                return middle()(x)
+            if in_tiles and not IN_GRAPH.get():
+                y = eager.temporal_conv(reshaped(x, n, h * w, channels), frames, factors, offset)
             else:
-                y = _kernels().temporal_conv(reshaped(x, n, h * w, channels), frames, weights, offset, m)
+                table = _table(lambda: tables.frame_patches(frames, h * w, kernel), "frames", frames, h * w, kernel)
+                rows = reshaped(x, n // frames, frames * h * w, channels)
+                y = self._patch_product(rows, table, kernel, multiply())
             return reshaped(y, n, h, w, out)
 
         return apply
@@ -180,22 +173,20 @@ class MindSporeCPU(MindSporeBackend):
         return self.concat(pieces, 1)
 
     def linear(self, weight: Host, bias: Host | None) -> Layer:
-        panels, out = constant(product.to_panels(weight), "float32"), len(weight)
+        matrix, out = Weight(weight), len(weight)
         offset = None if bias is None else _weight(bias)
 
         def apply(x: Array) -> Array:
-            y = _kernels().linear(reshaped(x, -1, x.shape[-1]), panels, offset, out)
+            y = _kernels().linear(reshaped(x, -1, x.shape[-1]), matrix, offset)
             return reshaped(y, *x.shape[:-1], out)
 
         return apply
 
     def geglu(self, weight: Host, bias: Host) -> Layer:
-        half = len(weight) // 2
-        value, gate = (constant(product.to_panels(w), "float32") for w in (weight[:half], weight[half:]))
-        b, c = _weight(bias[:half]), _weight(bias[half:])
+        matrix, offset, half = Weight(weight), _weight(bias), len(weight) // 2
 
         def apply(x: Array) -> Array:
-            y = _kernels().geglu(reshaped(x, -1, x.shape[-1]), value, b, gate, c)
+            y = _kernels().geglu(reshaped(x, -1, x.shape[-1]), matrix, offset)
             return reshaped(y, *x.shape[:-1], half)
 
         return apply

@@ -3,7 +3,7 @@
 An operator of MindSpore goes through its whole arrays and takes 0.04 to 0.1 ms to launch: a GELU of 16 operators on 10
 million elements takes 48 ms, the same loop 3 ms. Its products reach 150 to 200 GFLOP/s where loops reach 200 to 220.
 
-`traced` has the same functions for graphs.
+`traced` has the same functions for graphs, but convolutions.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ import numpy as np
 from svdkit.backend import Array, Host
 from svdkit_loops import elementwise, product
 from svdkit_loops.attention import attend
+from svdkit_loops.stored import Stored
 from svdkit_loops.winograd import Frames, Maps, convolve
+
+from .weight import Weight
 
 
 def empty(*shape: int) -> Array:
@@ -46,18 +49,17 @@ def gelu(x: Array) -> Array:
     return result
 
 
-def linear(x: Array, panels: Array, bias: Array | None, out: int) -> Array:
-    """`x` `(R, I)` times weights in panels, plus a bias, if there is one: `(R, O)`."""
-    result = empty(len(x), out)
-    offset = None if bias is None else _host(bias)
-    product.multiply(_host(x), panels.asnumpy(), offset, result.asnumpy())
+def linear(x: Array, weight: Weight, bias: Array | None) -> Array:
+    """`x @ weight.T`, plus a bias, if there is one, of `(R, I)`: `(R, O)`."""
+    result = empty(len(x), len(weight.stored))
+    product.multiply(_host(x), weight.stored, None if bias is None else _host(bias), result.asnumpy())
     return result
 
 
-def geglu(x: Array, value: Array, b: Array, gate: Array, c: Array) -> Array:
-    """`(x @ value + b) * gelu(x @ gate + c)` of `(R, I)`, weights in panels."""
-    result = empty(len(x), len(b))
-    product.multiply_gated(_host(x), value.asnumpy(), _host(b), gate.asnumpy(), _host(c), result.asnumpy())
+def geglu(x: Array, weight: Weight, bias: Array) -> Array:
+    """`a * gelu(b)`, where `x @ weight.T + bias` of `(R, I)` is a beside b."""
+    result = empty(len(x), len(bias) // 2)
+    product.multiply_gated(_host(x), weight.stored, _host(bias), result.asnumpy())
     return result
 
 
@@ -75,19 +77,19 @@ def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
     return result
 
 
-def conv2d(x: Array, weights: Array, bias: Array, m: int) -> Array:
-    """Of `(N, H, W, C)`, padded by 1, in Winograd's tiles of m x m results, with transformed weights."""
-    return _convolve(Maps(x.shape, m), x, weights, bias)
+def conv2d(x: Array, weight: Stored, bias: Array) -> Array:
+    """By weights `(O, I, 3, 3)` of `(N, H, W, I)`, padded by 1."""
+    return _convolve(Maps.of(x.shape), x, weight, bias)
 
 
-def temporal_conv(x: Array, frames: int, weights: Array, bias: Array, m: int) -> Array:
-    """Of videos `(V * F, P, C)`, in Winograd's tiles of m frames, with transformed weights."""
-    return _convolve(Frames(x.shape, frames, m), x, weights, bias)
+def temporal_conv(x: Array, frames: int, weight: Stored, bias: Array) -> Array:
+    """By weights `(O, I, 3, 1, 1)` of videos `(V * F, P, I)`."""
+    return _convolve(Frames.of(x.shape, frames), x, weight, bias)
 
 
-def _convolve(tiling: Maps | Frames, x: Array, weights: Array, bias: Array) -> Array:
+def _convolve(tiling: Maps | Frames, x: Array, weight: Stored, bias: Array) -> Array:
     result = empty(*x.shape[:-1], len(bias))
-    convolve(tiling, _host(x), weights.asnumpy(), _host(bias), result.asnumpy())
+    convolve(tiling, _host(x), weight, _host(bias), result.asnumpy())
     return result
 
 

@@ -13,6 +13,7 @@ from math import prod
 from svdkit import winograd
 from svdkit.backend import Call
 from svdkit_loops.attention import attention_size
+from svdkit_loops.product import multiply_size
 from svdkit_loops.winograd import tiles_size
 
 VIEWS = frozenset({"to_map", "from_map", "tokens", "from_tokens", "slice"})
@@ -29,13 +30,16 @@ def scratch(call: Call, channels: int, patch_elements: int) -> list[int]:
     size, out = prod(call.inputs[0]), prod(call.output)
     copies = [prod(shape) * (made == "view") for shape, made in zip(call.inputs, call.origins, strict=True)]
     match call.kernel:
-        case "conv2d" | "temporal_conv" if m := _tile(call, channels):
-            return [*copies, tiles_size(call, m)]
+        case "conv2d" | "temporal_conv" if in_tiles(call, channels):
+            return [*copies, tiles_size(call)]
         case "conv2d" | "temporal_conv" if prod(call.weight[2:]) > 1:
             patches = prod(call.weight[1:]) * out // call.weight[0]
             block = min(patches, patch_elements)
             # The rows with a zero row; patches; pieces.
             return [*copies, size, block, *([out] if patches > block else [])]
+        case "conv2d" | "linear" | "geglu":
+            columns, inputs, gated = call.weight[0], call.weight[1], call.kernel == "geglu"
+            return [*copies, multiply_size(size // inputs, inputs, columns // (1 + gated), gated)]
         case "attention" | "temporal_attention":
             frames, heads = call.options.get("frames", 1), call.options["heads"]
             keys = frames if frames > 1 else call.inputs[1][1]
@@ -51,17 +55,18 @@ def tables(call: Call, channels: int) -> Iterator[tuple[Hashable, int]]:
     """Tables, of four bytes an entry, each kept for as long as the process lives."""
     shape = call.inputs[0]
     match call.kernel:
-        case "conv2d" if call.weight[2] > 1 and not _tile(call, channels):
+        case "conv2d" if call.weight[2] > 1 and not in_tiles(call, channels):
             entries = prod(call.output[2:]) * call.weight[2] ** 2
             yield ("patches", shape[2:], call.weight[2], tuple(call.options.items())), 4 * entries
-        case "temporal_conv" if not _tile(call, channels):
+        case "temporal_conv" if not in_tiles(call, channels):
             frames = call.options["frames"]
             yield ("frames", frames, shape[2:]), 4 * frames * prod(shape[2:]) * call.weight[2]
         case "upsample":
             yield ("upsample", shape[2:], call.output[2:]), 4 * prod(call.output[2:])
 
 
-def _tile(call: Call, channels: int) -> int:
-    """The m of Winograd's tiles, if the convolution is in tiles; else 0."""
-    padded = call.kernel == "temporal_conv" or call.options["padding"] == 2
-    return winograd.tile(call.weight, channels, call.options.get("stride", 1)) if padded else 0
+def in_tiles(call: Call, channels: int) -> bool:
+    """Whether a convolution is Winograd's."""
+    if call.kernel == "temporal_conv":
+        return call.options["frames"] > 1 and winograd.suits(call.weight, channels)
+    return call.options["padding"] == 2 and winograd.suits(call.weight, channels, call.options["stride"])

@@ -5,18 +5,14 @@ In MindSpore's own operators, as short as they can be written: on a CPU a graph 
 
 from __future__ import annotations
 
-from functools import cache
+from mindspore import ops
 
-import numpy as np
-from mindspore import Parameter, ops
-
-from svdkit import winograd
 from svdkit.backend import Array
 
-from . import tables
-from .base import constant
+from .weight import Weight
 
 add_bias = ops.BiasAdd()
+_matmul = ops.MatMul(transpose_b=True)
 _bmm = ops.BatchMatMul()
 _bmm_t = ops.BatchMatMul(transpose_b=True)
 
@@ -34,22 +30,16 @@ def gelu(x: Array) -> Array:
     return x * (0.5 + 0.5 * ops.erf(x * 0.5**0.5))
 
 
-def linear(x: Array, panels: Array, bias: Array | None, out: int) -> Array:
-    """`x` `(R, I)` times weights in panels, plus a bias, if there is one: `(R, O)`."""
-    y = ops.matmul(x, _columns(panels, out))
+def linear(x: Array, weight: Weight, bias: Array | None) -> Array:
+    """`x @ weight.T`, plus a bias, if there is one, of `(R, I)`: `(R, O)`."""
+    y = _matmul(x, weight.parameter)
     return y if bias is None else add_bias(y, bias)
 
 
-def geglu(x: Array, value: Array, b: Array, gate: Array, c: Array) -> Array:
-    """`(x @ value + b) * gelu(x @ gate + c)` of `(R, I)`, weights in panels."""
-    return linear(x, value, b, len(b)) * gelu(linear(x, gate, c, len(c)))
-
-
-def _columns(panels: Array, out: int) -> Array:
-    """Of panels `(…, P, I, W)`, weights `(…, I, O)`."""
-    *batch, count, size, width = panels.shape
-    columns = panels.reshape(-1, count, size, width).transpose(0, 2, 1, 3).reshape(*batch, size, count * width)
-    return columns[..., :out]
+def geglu(x: Array, weight: Weight, bias: Array) -> Array:
+    """`a * gelu(b)`, where `x @ weight.T + bias` of `(R, I)` is a beside b."""
+    y, half = linear(x, weight, bias), len(bias) // 2
+    return y[:, :half] * gelu(y[:, half:])
 
 
 def group_norm(x: Array, weight: Array, bias: Array, groups: int, eps: float, silu: bool) -> Array:
@@ -72,29 +62,6 @@ def mix(a: Array, b: Array, weight: float) -> Array:
     return b + (a - b) * weight
 
 
-def conv2d(x: Array, weights: Array, bias: Array, m: int) -> Array:
-    """Of `(N, H, W, C)`, padded by 1, in Winograd's tiles of m x m results, with transformed weights."""
-    n, h, w, channels = x.shape
-    factors = _columns(weights, len(bias))
-    taps, _, out = factors.shape
-    gather, scatter, forth, back = _tiling(n, h, w, m)
-    rows = ops.concat((x.reshape(-1, channels), ops.zeros((1, channels), x.dtype)), 0)
-    tiles = ops.matmul(forth, ops.gather(rows, gather, 0).reshape(taps, -1)).reshape(taps, -1, channels)
-    y = ops.matmul(back, _bmm(tiles, factors).reshape(taps, -1)).reshape(-1, out)
-    return add_bias(ops.gather(y, scatter, 0), bias).reshape(n, h, w, out)
-
-
-def temporal_conv(x: Array, frames: int, weights: Array, bias: Array, m: int) -> Array:
-    """Of videos `(V * F, P, C)`, in Winograd's tiles of m frames, with transformed weights."""
-    count, positions, channels = x.shape
-    factors = _columns(weights, len(bias))
-    taps, _, out = factors.shape
-    forth, back = _time_matrices(count // frames, frames, m)
-    tiles = ops.matmul(forth, x.reshape(count, -1)).reshape(taps, -1, channels)
-    y = ops.matmul(back, _bmm(tiles, factors).reshape(back.shape[1], -1))
-    return add_bias(y.reshape(-1, out), bias).reshape(count, positions, out)
-
-
 def attention(q: Array, k: Array, v: Array, heads: int, frames: int) -> Array:
     """Along positions, or, of more than one frame, along the frames of videos."""
     shape, size = q.shape, q.shape[2] // heads
@@ -114,17 +81,3 @@ def attention(q: Array, k: Array, v: Array, heads: int, frames: int) -> Array:
     if frames > 1:
         return y.reshape(-1, shape[1], heads, frames, size).transpose(0, 3, 1, 2, 4).reshape(shape)
     return y.reshape(-1, heads, length, size).transpose(0, 2, 1, 3).reshape(shape)
-
-
-@cache
-def _tiling(n: int, h: int, w: int, m: int) -> tuple[Parameter, ...]:
-    a, _, b = winograd.matrices(m)
-    indices = tables.tiles(n, h, w, m), tables.untiles(n, h, w, m)
-    matrices = np.kron(b, b), np.kron(a, a)
-    return *(constant(x, "int32") for x in indices), *(constant(x, "float32") for x in matrices)
-
-
-@cache
-def _time_matrices(videos: int, frames: int, m: int) -> tuple[Parameter, Parameter]:
-    forth, back = winograd.time_matrices(videos, frames, m)
-    return constant(forth, "float32"), constant(back, "float32")

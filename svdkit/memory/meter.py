@@ -278,7 +278,7 @@ class Meter(Backend):
 
     def conv2d(self, weight: Host, bias: Host | None, stride: int = 1, padding: tuple[int, int] = (1, 1)) -> Layer:
         self._weigh(bias)
-        self.ledger.weights += self.backend.held("conv2d", weight.shape, stride) * self.itemsize
+        self.ledger.weights += self.backend.held("conv2d", weight, stride)
         out, channels, kernel, _ = weight.shape
 
         def apply(x: Sized) -> Sized:
@@ -291,7 +291,7 @@ class Meter(Backend):
 
     def temporal_conv(self, weight: Host, bias: Host) -> Layer:
         self._weigh(bias)
-        self.ledger.weights += self.backend.held("temporal_conv", weight.shape) * self.itemsize
+        self.ledger.weights += self.backend.held("temporal_conv", weight)
         out, channels, taps = weight.shape[:3]
 
         def apply(x: Sized, frames: int) -> Sized:
@@ -303,20 +303,20 @@ class Meter(Backend):
 
     def linear(self, weight: Host, bias: Host | None) -> Layer:
         self._weigh(bias)
-        return self._product("linear", weight.shape, weight.shape[0])
+        return self._product("linear", weight, weight.shape[0])
 
     def geglu(self, weight: Host, bias: Host) -> Layer:
         if self._default("geglu"):
             return super().geglu(weight, bias)
         self._weigh(bias)
-        return self._product("geglu", weight.shape, weight.shape[0] // 2)
+        return self._product("geglu", weight, weight.shape[0] // 2)
 
-    def _product(self, kernel: str, weight: Shape, out: int) -> Callable[[Sized], Sized]:
-        self.ledger.weights += self.backend.held(kernel, weight) * self.itemsize
+    def _product(self, kernel: str, weight: Host, out: int) -> Callable[[Sized], Sized]:
+        self.ledger.weights += self.backend.held(kernel, weight)
 
         def apply(x: Sized) -> Sized:
-            flops = 2 * math.prod(x.shape[:-1]) * math.prod(weight)
-            return self.run(kernel, [x], (*x.shape[:-1], out), weight=weight, flops=flops)
+            flops = 2 * math.prod(x.shape[:-1]) * weight.size
+            return self.run(kernel, [x], (*x.shape[:-1], out), weight=weight.shape, flops=flops)
 
         return apply
 

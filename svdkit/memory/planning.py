@@ -12,10 +12,10 @@ import numpy as np
 from attrs import asdict, field, frozen
 
 from ..backend import Backend, Host
-from ..checkpoint import ARCHITECTURES, component_config
+from ..checkpoint import ARCHITECTURES, component_config, stored_dtype
 from ..config import video_size
 from ..denoiser import ConditionedDenoiser
-from ..errors import InputError
+from ..errors import CheckpointError, InputError
 from ..hub import resolve_model
 from ..params import Params, expected_shapes
 from ..plugins import make
@@ -156,12 +156,14 @@ class Planner:
     """Runs the networks of a checkpoint on shapes.
 
     Args:
-        folder: the checkpoint; only its configurations are read.
+        folder: the checkpoint; of it are read configurations and what its weights are stored in.
         backend: what computes.
+        variant: which weights.
     """
 
     folder: Path
     backend: Backend
+    variant: str | None = None
     _results: dict[Any, Any] = field(factory=dict, init=False, eq=False, repr=False)
 
     def plan(self, model: str, job: Job, settings: Settings, base: int, notes: tuple[str, ...] = ()) -> Plan:
@@ -217,7 +219,11 @@ class Planner:
             warnings.simplefilter("ignore")  # of configurations, which loading gives
             config, backend = component_config(name, self.folder, self.backend)
         ledger = Ledger(backend.pooled)
-        network = metered(name, config, Meter(backend, ledger))
+        try:
+            stored = stored_dtype(name, self.folder, self.variant)
+        except CheckpointError:  # it has no weights, as loading will tell
+            stored = "float32"
+        network = metered(name, config, Meter(backend, ledger), stored)
         run(stage, network, job, settings)
         peak = ledger.needed
         if stage == "decode":
@@ -248,10 +254,10 @@ def ladder(frames: int, decode_chunk: int | None, movable: bool, loaded: bool = 
 
 
 class _Shapes:
-    """Weights of which only the shapes are real."""
+    """Weights of which only shapes and dtype are real."""
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self.shapes = shapes
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype: str) -> None:
+        self.shapes, self.zero = shapes, np.zeros((), np.dtype(dtype))
 
     def keys(self) -> Any:
         return self.shapes.keys()
@@ -260,13 +266,13 @@ class _Shapes:
         return self.shapes[key]
 
     def read(self, key: str) -> Host:
-        return np.broadcast_to(np.zeros((), np.float32), self.shapes[key])
+        return np.broadcast_to(self.zero, self.shapes[key])
 
 
-def metered(name: str, config: Any, meter: Meter) -> Any:
-    """A network on a meter, with weights that take no memory."""
+def metered(name: str, config: Any, meter: Meter, stored: str = "float32") -> Any:
+    """A network on a meter, with weights that take no memory, as if they were stored in a dtype."""
     _, architecture = ARCHITECTURES[name]
-    source = _Shapes(expected_shapes(lambda p: architecture(config, p)))
+    source = _Shapes(expected_shapes(lambda p: architecture(config, p)), stored)
     return architecture(config, Params(source, meter))
 
 
@@ -340,7 +346,7 @@ def plan(
     height, width = own[0] if height is None else height, own[1] if width is None else width
     check_size(height, width, vae.scale_factor)
     job = Job(height, width, num_frames or unet.num_frames, num_videos, guided, scale_factor=vae.scale_factor)
-    planner, base = Planner(folder, kernels), kernels.memory().used
+    planner, base = Planner(folder, kernels, where.get("variant")), kernels.memory().used
     if memory == "auto":
         return planner.choose(str(model), job, decode_chunk_size, base, movable=not compile, loaded=compile)
     return planner.plan(str(model), job, fixed(memory, job.num_frames, decode_chunk_size), base)
