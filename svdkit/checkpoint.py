@@ -134,9 +134,7 @@ def component_config(name: str, folder: Path, backend: Backend) -> tuple[Any, Ba
 
 
 @contextmanager
-def open_weights(
-    name: str, folder: Path, variant: str | None = None, mapped: bool = False
-) -> Iterator[WeightSource]:
+def open_weights(name: str, folder: Path, variant: str | None = None, mapped: bool = False) -> Iterator[WeightSource]:
     """One network's weights, under the names that svdkit reads them by."""
     with Weights.open(folder / name, STEMS[name], variant, mapped) as weights:
         yield CLIPWeights(weights) if name == "image_encoder" else weights

@@ -74,20 +74,17 @@ class Weights:
         CheckpointError: a file is missing, corrupt or no safetensors file, or two files hold the same tensor.
     """
 
-    def __init__(
-        self, paths: Sequence[Path], promised: Mapping[str, Path] | None = None, mapped: bool = False
-    ) -> None:
+    def __init__(self, paths: Sequence[Path], promised: Mapping[str, Path] | None = None, mapped: bool = False) -> None:
         self.paths = tuple(paths)
         self._where: dict[str, tuple[Path, Any]] = {}
         self._data: dict[str, tuple[BinaryIO | mmap.mmap, int]] = {}
         with ExitStack() as stack:
             for path in self.paths:
                 file = stack.enter_context(_open(path))
-                data: BinaryIO | mmap.mmap = stack.enter_context(path.open("rb", buffering=0))
-                begins = _offsets(data)
-                if mapped:
-                    # A private map: what is written to a tensor does not reach the file.
-                    data = mmap.mmap(data.fileno(), 0, access=mmap.ACCESS_COPY)
+                opened = stack.enter_context(path.open("rb", buffering=0))
+                begins = _offsets(opened)
+                # A private map: what is written to a tensor does not reach the file.
+                data = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY) if mapped else opened
                 for key in file.keys():
                     if key in self._where:
                         raise CheckpointError(f"{path} and {self._where[key][0].name} both hold {key!r}.")

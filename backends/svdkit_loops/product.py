@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +18,6 @@ import numpy.typing as npt
 from . import scalar
 from .compiled import compiled
 from .stored import Stored, pack_columns
-
-
 from .threads import allowed_processors, share
 from .tile import HEIGHT, LANES, WIDTH, block_of, blocks_of, multiply_tile, pack_rows, store_tile
 
@@ -35,38 +34,34 @@ def panels(out: int) -> int:
 
 def multiply(x: Floats, weight: Stored, bias: Floats | None, out: Floats) -> None:
     """`x @ weight.T + bias` of `(M, I)` and `(O, I)`, into `(M, O)`."""
-    _share_multiply(x, weight, bias, out, False)
+    _share_multiply(x, [weight], [np.zeros(len(weight), np.float32) if bias is None else bias], out)
 
 
-def multiply_gated(x: Floats, weight: Stored, bias: Floats, out: Floats) -> None:
-    """`a * gelu(b)`, where `x @ weight.T + bias` is a beside b, of `(M, I)` and `(2 * O, I)`, into `(M, O)`."""
-    _share_multiply(x, weight, bias, out, True)
+def multiply_gated(x: Floats, value: Stored, b: Floats, gate: Stored, c: Floats, out: Floats) -> None:
+    """`(x @ value.T + b) * gelu(x @ gate.T + c)` of `(M, I)` and `(O, I)`, into `(M, O)`."""
+    _share_multiply(x, [value, gate], [b, c], out)
 
 
-def _share_multiply(x: Floats, weight: Stored, bias: Floats | None, out: Floats, gated: bool) -> None:
+def _share_multiply(x: Floats, weights: Sequence[Stored], biases: Sequence[Floats], out: Floats) -> None:
     (rows, size), columns = x.shape, out.shape[1]
-    halves = 1 + gated
-    fits = weight.shape == (halves * columns, size) and len(out) == rows
-    if not fits or (bias is not None and bias.shape != (len(weight),)):
+    shapes = [w.shape for w in weights], [b.shape for b in biases]
+    if len(out) != rows or shapes != ([(columns, size)] * len(weights), [(columns,)] * len(weights)):
         raise ValueError(
-            f"A product of {x.shape} with weights {weight.shape}{', gated,' if gated else ''} is "
-            f"({rows}, {len(weight) // halves}), and does not go into {out.shape} with a bias of "
-            f"{None if bias is None else bias.shape}."
+            f"A product of {x.shape} with weights {shapes[0]} and biases {shapes[1]} does not go into {out.shape}."
         )
     count = panels(columns)
-    padded = np.zeros((halves, count * WIDTH), np.float32)
-    if bias is not None:
-        padded[:, :columns] = bias.reshape(halves, -1)
+    padded = np.zeros((len(weights), count * WIDTH), np.float32)
+    padded[:, :columns] = biases
     down, across = cells(rows, columns, count)
 
     def work(i: int, j: int) -> None:
         chunk = room_for("rows", (CHUNK * size + HEIGHT + LANES,))
-        panel = room_for("panel", (halves * size * WIDTH,))
+        panel = room_for("panel", (len(weights) * size * WIDTH,))
         for cell in range(i, j):
             r, p = divmod(cell, across)
             top, bottom = part(rows, down, r)
             left, right = part(count, across, p)
-            _multiply(x, weight, padded, out, chunk, panel, top, bottom, left, right)
+            _multiply(x, weights[0], weights[-1], padded, out, chunk, panel, top, bottom, left, right)
 
     share(work, down * across, x.size // down * columns)
 
@@ -112,7 +107,8 @@ def room_for(kind: str, shape: tuple[int, ...]) -> Floats:
 @compiled
 def _multiply(
     x: Floats,
-    weight: Stored,
+    value: Stored,
+    gate: Stored,
     bias: Floats,
     out: Floats,
     chunk: Floats,
@@ -122,8 +118,8 @@ def _multiply(
     left: int,
     right: int,
 ) -> None:
-    """Of some rows and some panels."""
-    size, columns, halves = x.shape[1], out.shape[1], len(bias)
+    """Of some rows and some panels; gated if there are two biases."""
+    size, columns, gated = x.shape[1], out.shape[1], len(bias) == 2
     tile, gates = np.empty((HEIGHT, WIDTH), np.float32), np.empty((HEIGHT, WIDTH), np.float32)
     values_of_all, gates_of_all = tile.reshape(-1), gates.reshape(-1)
     chunks = -(-(bottom - top) // CHUNK)
@@ -135,13 +131,13 @@ def _multiply(
             pack_rows(x, (first + start) * size, size, height, size, chunk, start * size)
         for p in range(left, right):
             column, width = p * WIDTH, min(WIDTH, columns - p * WIDTH)
-            for half in range(halves):
-                at = (half * columns + column) * size
-                pack_columns(weight, at, size, width, size, panel, half * size * WIDTH)
+            pack_columns(value, column * size, size, width, size, panel, 0)
+            if gated:
+                pack_columns(gate, column * size, size, width, size, panel, size * WIDTH)
             for block in range(blocks_of(rows)):
                 start, height = block_of(rows, block)
                 multiply_tile(chunk, start * size, height, size, panel, 0, bias, column, tile, 0)
-                if halves == 2:
+                if gated:
                     at, to = size * WIDTH, bias.shape[1] + column
                     multiply_tile(chunk, start * size, height, size, panel, at, bias, to, gates, 0)
                     for k in range(height * WIDTH):

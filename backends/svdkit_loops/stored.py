@@ -16,7 +16,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .tile import LANES, WIDTH, HAS_HALVES, data_of, in_a_row, index, transposed, vector_at
+from .tile import HAS_HALVES, LANES, WIDTH, data_of, in_a_row, index, transposed, vector_at
 from .weights import to_float32
 
 Stored: TypeAlias = npt.NDArray[Any]
@@ -70,8 +70,12 @@ def pack_columns(
                     for row in rows:
                         _fetch(builder, builder.gep(row, [k]), AHEAD)
                 for first in range(0, WIDTH, LANES):
-                    group = [_numbers(builder, kind, builder.gep(row, [k]), lanes) for row in rows[first:first + LANES]]
-                    for i, vector in enumerate(transposed(builder, group) if lanes > 1 else [_together(builder, group)]):
+                    group = [
+                        _numbers(builder, kind, builder.gep(row, [k]), lanes) for row in rows[first : first + LANES]
+                    ]
+                    for i, vector in enumerate(
+                        transposed(builder, group) if lanes > 1 else [_together(builder, group)]
+                    ):
                         place = builder.mul(builder.add(k, index(i)), index(WIDTH))
                         place = builder.gep(target, [builder.add(place, index(first))])
                         builder.store(vector, vector_at(builder, place, 0), align=4)

@@ -110,11 +110,11 @@ def transform_weights(
             source = builder.gep(data(2), [builder.mul(loop.index, index(3 * others * WIDTH))])
             target = builder.gep(data(4), [builder.add(args[5], builder.mul(loop.index, index(WIDTH)))])
             for v in range(VECTORS):
-                taps = [
-                    builder.load(vector_at(builder, source, i * VECTORS + v), align=4) for i in range(3 * others)
-                ]
+                taps = [builder.load(vector_at(builder, source, i * VECTORS + v), align=4) for i in range(3 * others)]
                 rows = [along(builder, taps[i::others]) for i in range(others)]
-                results = [y for row in zip(*rows, strict=True) for y in (along(builder, [*row]) if others > 1 else row)]
+                results = [
+                    y for row in zip(*rows, strict=True) for y in (along(builder, [*row]) if others > 1 else row)
+                ]
                 for k, y in enumerate(results):
                     place = builder.gep(target, [builder.mul(args[6], index(k))])
                     builder.store(y, vector_at(builder, place, v), align=4)

@@ -64,11 +64,11 @@ class Maps:
         _over_maps(self.m)[0](x, start, count, out)
 
     def put(self, products: Floats, start: int, count: int, bias: Floats, out: Floats, column: int) -> None:
-        """`A y A' + bias` of products, `(count, O')` of each tap, each to its place in `(N, H, W, O)`, from a column on."""
+        """`A y A' + bias` of products `(count, O')` of each tap, to their places in `(N, H, W, O)`, from a column on."""
         _over_maps(self.m)[1](products, start, count, bias, out, column)
 
     def factors(self, weight: Stored, first: int, last: int, out: Floats) -> None:
-        """`G w G'` of weights `(O, I, 9)`, of panels from the first to the last, into `(panels, I, WIDTH)` of each tap."""
+        """`G w G'` of weights `(O, I, 9)`, of panels from first to last, into `(panels, I, WIDTH)` of each tap."""
         _over_maps(self.m)[2](weight, first, last, out)
 
 
@@ -101,11 +101,11 @@ class Frames:
         _over_frames(self.m)[0](x, self.frames, start, count, out)
 
     def put(self, products: Floats, start: int, count: int, bias: Floats, out: Floats, column: int) -> None:
-        """`A y + bias` of products, `(count, O')` of each tap, each to its place in `(V * F, P, O)`, from a column on."""
+        """`A y + bias` of products `(count, O')` of each tap, to their places in `(V * F, P, O)`, from a column on."""
         _over_frames(self.m)[1](products, self.frames, start, count, bias, out, column)
 
     def factors(self, weight: Stored, first: int, last: int, out: Floats) -> None:
-        """`G w` of weights `(O, I, 3)`, of panels from the first to the last, into `(panels, I, WIDTH)` of each tap."""
+        """`G w` of weights `(O, I, 3)`, of panels from first to last, into `(panels, I, WIDTH)` of each tap."""
         _over_frames(self.m)[2](weight, first, last, out)
 
 
@@ -267,9 +267,7 @@ def _over_frames(m: int) -> Loops:
                     pack_rows(whole, tap * HEIGHT * CHANNELS, CHANNELS, count, some, out, to)
 
     @compiled
-    def put(
-        products: Floats, frames: int, start: int, tiles: int, bias: Floats, out: Floats, column: int
-    ) -> None:
+    def put(products: Floats, frames: int, start: int, tiles: int, bias: Floats, out: Floats, column: int) -> None:
         _, positions, columns = out.shape
         in_video, there, tap_size = -(-frames // m), len(bias), products.shape[1]
         channels = -(-there // WIDTH) * WIDTH

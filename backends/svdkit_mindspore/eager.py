@@ -58,8 +58,10 @@ def linear(x: Array, weight: Weight, bias: Array | None) -> Array:
 
 def geglu(x: Array, weight: Weight, bias: Array) -> Array:
     """`a * gelu(b)`, where `x @ weight.T + bias` of `(R, I)` is a beside b."""
-    result = empty(len(x), len(bias) // 2)
-    product.multiply_gated(_host(x), weight.stored, _host(bias), result.asnumpy())
+    half, offset = len(bias) // 2, _host(bias)
+    value, gate = weight.stored[:half], weight.stored[half:]
+    result = empty(len(x), half)
+    product.multiply_gated(_host(x), value, offset[:half], gate, offset[half:], result.asnumpy())
     return result
 
 

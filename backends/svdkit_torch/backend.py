@@ -17,13 +17,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from svdkit.backend import Array, Backend, Call, Device, Host, Layer, Map, Shape, mix_share
+from svdkit.backend import Array, Backend, Call, Device, Host, Layer, Map, mix_share
 from svdkit.backend import F as Function
 from svdkit.errors import InputError
 from svdkit.memory import Memory
 from svdkit.memory.malloc import keep_freed_memory
-from svdkit_loops import elementwise, product
-from svdkit_loops.winograd import transformed_size
+from svdkit_loops import elementwise
+from svdkit_loops.stored import stored_size
+from svdkit_loops.weights import to_float32
 
 from . import memory, packed, winograd
 from .devices import KINDS, default_dtype, find_device, found_devices
@@ -67,13 +68,14 @@ class TorchBackend(Backend):
     def scratch(self, call: Call) -> Sequence[int]:
         return [memory.scratch(call, self._packs, self._takes_loops()) * call.itemsize]
 
-    def held(self, kernel: str, weight: Shape, stride: int = 1) -> int:
-        if self._takes_loops():
-            if m := winograd.tile(weight, stride):
-                return transformed_size(weight, m)
-            if self._packs and weight[2:] in ((), (1, 1)):
-                return product.held(weight, 2 if kernel == "geglu" else 1)
-        return super().held(kernel, weight)
+    @property
+    def maps_weights(self) -> bool:
+        """On a CPU in float32, where loops take them as they are."""
+        return self._takes_loops()
+
+    def held(self, kernel: str, weight: Host, stride: int = 1) -> int:
+        in_loops = winograd.suits(weight.shape, stride) or (self._packs and weight.shape[2:] in ((), (1, 1)))
+        return stored_size(weight) if self._takes_loops() and in_loops else super().held(kernel, weight)
 
     def memory(self) -> Memory:
         return memory.device_memory(self._device)
@@ -150,18 +152,27 @@ class TorchBackend(Backend):
         before, after = padding
         if weight.shape[2] == stride == 1 and before == after == 0:
             return self.linear(weight[:, :, 0, 0], bias)
-        if self._takes_loops(weight, bias) and (m := winograd.tile(weight.shape, stride, padding)):
-            return winograd.conv2d(weight, bias, m)
+        if self._takes_loops(weight, bias) and winograd.suits(weight.shape, stride, padding):
+            w, b = _stored(weight), self._weight(np.zeros(len(weight)) if bias is None else bias)
+            return lambda x: winograd.convolve(x, w, b(), 0)
         if before == after:
             return self._conv2d(weight, bias, stride, (before, before))
         conv = self._conv2d(weight, bias, stride, (0, 0))
         return lambda x: conv(F.pad(x, (0, 0, before, after, before, after)))
 
     def temporal_conv(self, weight: Host, bias: Host) -> Layer:
-        if self._takes_loops(weight, bias) and (m := winograd.tile(weight.shape)):
-            return winograd.temporal_conv(weight, bias, m)
+        out = weight.shape[0]
+        if self._takes_loops(weight, bias) and winograd.suits(weight.shape):
+            w, b = _stored(weight), self._weight(bias)
+
+            def apply(x: Map, frames: int) -> Map:
+                if frames == 1:  # beside which is nothing
+                    return packed.linear(x, w[:, :, 1, 0, 0].contiguous(), b(), out)
+                return winograd.convolve(x, w, b(), frames)
+
+            return apply
         # Frames by positions are an image too, so this is a 2D convolution of a view: 525 GFLOP/s, nothing copied.
-        out, reach = weight.shape[0], weight.shape[2] // 2
+        reach = weight.shape[2] // 2
         conv = self._conv2d(weight[..., 0], bias, 1, (reach, 0))
         return lambda x, frames: conv(x.reshape(-1, frames, x.shape[1] * x.shape[2], x.shape[3])).reshape(
             *x.shape[:3], out
@@ -290,7 +301,7 @@ class TorchBackend(Backend):
     def _packed(self, weight: Host) -> Tensor:
         """A linear layer's `(O, I)` as `packed.linear` takes it."""
         if self._takes_loops():
-            return torch.from_numpy(product.to_panels(weight))
+            return _stored(weight)
         return packed.pack_linear(_tensor(weight).to(self._dtype))
 
     def _weight(self, values: Any, arrange: Callable[[Tensor], Tensor] = lambda w: w) -> Callable[[], Any]:
@@ -316,6 +327,11 @@ def _tensor(values: Host, copy: bool = False) -> Tensor:
     if values.dtype.name == "bfloat16":  # NumPy has it by ml_dtypes only, which torch does not know
         return torch.from_numpy(values.view(np.uint16)).view(torch.bfloat16)
     return torch.from_numpy(values)
+
+
+def _stored(weight: Host) -> Tensor:
+    """A weight as loops take it: in 16 bits if it is so."""
+    return _tensor(weight if weight.dtype.itemsize == 2 else to_float32(weight))
 
 
 def _native_group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:

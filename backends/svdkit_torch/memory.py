@@ -11,6 +11,7 @@ import torch
 
 from svdkit.backend import Call
 from svdkit.memory import Memory, host_memory
+from svdkit_loops.product import multiply_size
 from svdkit_loops.winograd import tiles_size
 
 from . import winograd
@@ -22,8 +23,11 @@ def scratch(call: Call, packs: bool, transforms: bool) -> int:
     """Elements that a kernel needs at its peak; weights may be packed (`packed`) or transformed (`winograd`)."""
     out = prod(call.output)
     match call.kernel:
-        case "conv2d" | "temporal_conv" if transforms and (m := winograd.planned_tile(call)):
-            return tiles_size(call, m)
+        case "conv2d" | "temporal_conv" if transforms and winograd.planned(call):
+            return tiles_size(call)
+        case "linear" | "geglu" if packs and transforms:
+            columns, size, gated = *call.weight[:2], call.kernel == "geglu"
+            return multiply_size(prod(call.inputs[0]) // size, size, columns // (1 + gated), gated)
         case "conv2d" if call.options["padding"] % 2:  # more on one side than on the other: padded apart
             return prod(call.inputs[0])
         case "geglu" if not (packs and transforms):  # the gate's GELU, or that and both halves; loops hold neither

@@ -1,9 +1,9 @@
-"""Linear layers and convolutions on a CPU whose weights lie as they are multiplied, arranged once.
+"""Linear layers and convolutions on a CPU, in operators of our own.
 
-In float32 linear weights are panels (`svdkit_loops.product`), else as oneDNN wants them: there `conv2d` arranges its
-weights anew in every call, which for the UNet's deepest 3x3 convolutions takes longer than convolving (68 ms, packed
-29). torch has packed weights for its own compiler only, so all this is wrapped in three operators of ours, which that
-compiler takes as they are.
+In float32 compiled loops (`svdkit_loops`) take linear weights as they are stored. Else oneDNN does the work, for which
+weights are arranged once: its `conv2d` arranges them anew in every call, which for the UNet's deepest 3x3 convolutions
+takes longer than convolving (68 ms, packed 29). torch has packed weights for its own compiler only, so all this is
+wrapped in operators, which that compiler takes as they are.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, library
 
 from svdkit_loops import product
+from svdkit_loops.stored import Stored, stored
 
 DTYPES = {torch.float32, torch.bfloat16}
 """What oneDNN computes in; float16 only on processors that have it in hardware."""
@@ -45,15 +46,15 @@ def pack_conv2d(weight: Tensor, stride: int, padding: tuple[int, int]) -> Tensor
     return packed
 
 
-def columns(panels: Tensor, out: int) -> Tensor:
-    """Panels `(…, P, I, WIDTH)` as `(…, I, O)`."""
-    return panels.transpose(-3, -2).flatten(-2)[..., :out]
+def bits(weight: Tensor) -> Stored:
+    """A weight as loops take it."""
+    return weight.view(torch.int16).numpy() if weight.dtype is torch.bfloat16 else stored(weight.numpy())
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: int) -> Tensor:
     if not weight.is_mkldnn:
         y = torch.empty(*x.shape[:-1], out)
-        product.multiply(_rows(x), weight.numpy(), None if bias is None else bias.numpy(), _rows(y))
+        product.multiply(_rows(x), bits(weight), None if bias is None else bias.numpy(), _rows(y))
         return y
     result: Tensor = _mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return result
@@ -74,7 +75,7 @@ def _conv2d(
 def _geglu(x: Tensor, value: Tensor, value_bias: Tensor, gate: Tensor, gate_bias: Tensor, out: int) -> Tensor:
     if not value.is_mkldnn:
         y = torch.empty(*x.shape[:-1], out)
-        product.multiply_gated(_rows(x), value.numpy(), value_bias.numpy(), gate.numpy(), gate_bias.numpy(), _rows(y))
+        product.multiply_gated(_rows(x), bits(value), value_bias.numpy(), bits(gate), gate_bias.numpy(), _rows(y))
         return y
     # GELU and the halves' product are done on what each matrix product has in cache; apart they pass through memory.
     gates = _mkldnn._linear_pointwise(x, gate, gate_bias, "gelu", [], "none")
@@ -83,16 +84,17 @@ def _geglu(x: Tensor, value: Tensor, value_bias: Tensor, gate: Tensor, gate_bias
 
 
 _register: Any = library
-_operators = _register.Library("svdkit", "DEF")
-_operators.define("linear(Tensor x, Tensor weight, Tensor? bias, int out) -> Tensor")
-_operators.define(
+operators = _register.Library("svdkit", "DEF")
+"""What torch knows as `torch.ops.svdkit`."""
+operators.define("linear(Tensor x, Tensor weight, Tensor? bias, int out) -> Tensor")
+operators.define(
     "conv2d(Tensor x, Tensor weight, Tensor? bias, int out, int[] kernel, int stride, int[] padding) -> Tensor"
 )
-_operators.define("geglu(Tensor x, Tensor value, Tensor value_bias, Tensor gate, Tensor gate_bias, int out) -> Tensor")
+operators.define("geglu(Tensor x, Tensor value, Tensor value_bias, Tensor gate, Tensor gate_bias, int out) -> Tensor")
 for _key in ("CPU", "MkldnnCPU"):
-    _operators.impl("linear", _linear, _key)
-    _operators.impl("conv2d", _conv2d, _key)
-    _operators.impl("geglu", _geglu, _key)
+    operators.impl("linear", _linear, _key)
+    operators.impl("conv2d", _conv2d, _key)
+    operators.impl("geglu", _geglu, _key)
 
 
 def _linear_shape(x: Tensor, weight: Tensor, bias: Tensor | None, out: int) -> Tensor:
@@ -110,9 +112,9 @@ def _geglu_shape(x: Tensor, *weights: Any) -> Tensor:
     return x.new_empty(*x.shape[:-1], weights[-1])
 
 
-_register.register_fake("svdkit::linear", _linear_shape, lib=_operators)
-_register.register_fake("svdkit::conv2d", _conv2d_shape, lib=_operators)
-_register.register_fake("svdkit::geglu", _geglu_shape, lib=_operators)
+_register.register_fake("svdkit::linear", _linear_shape, lib=operators)
+_register.register_fake("svdkit::conv2d", _conv2d_shape, lib=operators)
+_register.register_fake("svdkit::geglu", _geglu_shape, lib=operators)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -121,7 +123,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _linear_gradient(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     weight = context.weight
-    matrix = weight.to_dense() if weight.is_mkldnn else columns(weight, context.out).mT
+    matrix = weight.to_dense() if weight.is_mkldnn else weight.float()
     return gradient @ matrix, None, None, None
 
 
@@ -145,9 +147,9 @@ def _geglu_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 
 
 # Packed weights are frozen; gradients go through them to what comes before.
-_register.register_autograd("svdkit::linear", _linear_gradient, setup_context=_keep, lib=_operators)
-_register.register_autograd("svdkit::conv2d", _conv2d_gradient, setup_context=_keep, lib=_operators)
-_register.register_autograd("svdkit::geglu", _geglu_gradient, setup_context=_keep_all, lib=_operators)
+_register.register_autograd("svdkit::linear", _linear_gradient, setup_context=_keep, lib=operators)
+_register.register_autograd("svdkit::conv2d", _conv2d_gradient, setup_context=_keep, lib=operators)
+_register.register_autograd("svdkit::geglu", _geglu_gradient, setup_context=_keep_all, lib=operators)
 
 linear: Any = torch.ops.svdkit.linear
 """`(…, I)`, packed weight, bias and O, to `(…, O)`."""

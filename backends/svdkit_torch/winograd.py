@@ -1,23 +1,22 @@
 """Winograd's convolutions on a CPU, in float32, where oneDNN's own are direct: half of the time in the UNet.
 
-Compiled loops (`svdkit_loops`) do all of it. While torch records what is done, for gradients or to compile it, its own
-operators do the same. In 16 bits the transforms would lose digits, so there convolutions stay direct.
+Compiled loops (`svdkit_loops`) do all of it, in an operator of our own. In 16 bits the transforms would lose digits, so
+there convolutions stay direct.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
+
 import torch
-import torch.nn.functional as F  # noqa: N812
-from torch import Tensor
+from torch import Tensor, library
 
 from svdkit import winograd
-from svdkit.backend import Call, Host, Layer, Shape
-from svdkit_loops.weights import to_float32
-from svdkit_loops.winograd import Frames, Maps, convolve, transform_weights
+from svdkit.backend import Call, Shape
+from svdkit_loops.winograd import Frames, Maps
+from svdkit_loops.winograd import convolve as loops
 
-from .packed import columns, linear
-from .recording import is_recorded
+from .packed import bits, operators
 
 CHANNELS = 128
 """From how many on it pays: of 128, at 256x256, 220 ms instead of 350; of 64, 100 instead of 90."""
@@ -25,75 +24,61 @@ TEMPORAL_CHANNELS = 320
 """The same over time: of 320, for 8 maps of 32x32, 17 ms instead of 20; of 256, no gain."""
 
 
-def tile(weight: Shape, stride: int = 1, padding: tuple[int, int] = (1, 1)) -> int:
-    """The m of the tiles that suit a convolution of such weights; 0 for a direct one."""
-    over_time = len(weight) == 5
-    m = winograd.tile(weight, TEMPORAL_CHANNELS if over_time else CHANNELS, stride) if padding == (1, 1) else 0
-    return 0 if over_time and m == 2 else m  # over time tiles of two frames save less than they cost
+def suits(weight: Shape, stride: int = 1, padding: tuple[int, int] = (1, 1)) -> bool:
+    """Whether a convolution of such weights is done in tiles; else it is direct."""
+    channels = TEMPORAL_CHANNELS if len(weight) == 5 else CHANNELS
+    return padding == (1, 1) and winograd.suits(weight, channels, stride)
 
 
-def planned_tile(call: Call) -> int:
+def planned(call: Call) -> bool:
     """The same of a call that is planned for."""
     padding = call.options.get("padding", 2)
-    return tile(call.weight, call.options.get("stride", 1), (padding // 2, padding - padding // 2))
+    sides = padding // 2, padding - padding // 2
+    return call.options.get("frames", 0) != 1 and suits(call.weight, call.options.get("stride", 1), sides)
 
 
-def conv2d(weight: Host, bias: Host | None, m: int) -> Layer:
-    """A 3x3 convolution of `(N, H, W, C)`, padded by 1, in tiles of m x m results."""
-    weights, offset = torch.from_numpy(transform_weights(weight, m)), _offset(bias, len(weight))
-
-    def apply(x: Tensor) -> Tensor:
-        if is_recorded(x):
-            return _recorded(x, columns(weights, len(offset)), offset, m)
-        return _convolve(Maps(tuple(x.shape), m), x, weights, offset)
-
-    return apply
-
-
-def temporal_conv(weight: Host, bias: Host, m: int) -> Layer:
-    """A convolution over 3 frames of videos `(V * F, H, W, C)`, in tiles of m frames."""
-    weights, offset = torch.from_numpy(transform_weights(weight, m)), _offset(bias, len(weight))
-    alone = torch.from_numpy(winograd.of_one_frame(m)).float()
-
-    def apply(x: Tensor, frames: int) -> Tensor:
-        rows, out = x.flatten(1, 2), len(offset)
-        if frames == 1:
-            y: Tensor = linear(x, torch.tensordot(alone, weights, 1), offset, out)
-        elif is_recorded(x):
-            y = _recorded_in_time(rows, frames, columns(weights, out), offset, m)
-        else:
-            y = _convolve(Frames(tuple(rows.shape), frames, m), rows, weights, offset)
-        return y.reshape(*x.shape[:3], -1)
-
-    return apply
-
-
-def _offset(bias: Host | None, out: int) -> Tensor:
-    return torch.from_numpy(np.zeros(out, np.float32) if bias is None else np.array(to_float32(bias)))
-
-
-def _convolve(tiling: Maps | Frames, x: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor, frames: int) -> Tensor:
     result = torch.empty(*x.shape[:-1], len(bias))
-    convolve(tiling, x.detach().contiguous().numpy(), weights.numpy(), bias.numpy(), result.numpy())
+    tiling = _tiling(x.shape, frames)
+    rows, out = x.detach().contiguous().numpy().reshape(tiling.shape), result.numpy()
+    loops(tiling, rows, bits(weight), bias.numpy(), out.reshape(*tiling.shape[:-1], -1))
     return result
 
 
-def _recorded(x: Tensor, factors: Tensor, bias: Tensor, m: int) -> Tensor:
-    n, h, w, channels = x.shape
-    down, across = -(-h // m), -(-w // m)
-    x = F.pad(x, (0, 0, 1, 1 + across * m - w, 1, 1 + down * m - h))
-    tiles = x.unfold(1, m + 2, m).unfold(2, m + 2, m).permute(4, 5, 0, 1, 2, 3)
-    a, _, b = (torch.from_numpy(matrix).float() for matrix in winograd.matrices(m))
-    y = torch.bmm((torch.kron(b, b) @ tiles.reshape((m + 2) ** 2, -1)).view((m + 2) ** 2, -1, channels), factors)
-    y = (torch.kron(a, a) @ y.view((m + 2) ** 2, -1)).view(m, m, n, down, across, -1)
-    return y.permute(2, 3, 0, 4, 1, 5).reshape(n, down * m, across * m, -1)[:, :h, :w] + bias
+def _tiling(shape: Any, frames: int) -> Maps | Frames:
+    n, height, width, channels = shape
+    return Frames.of((n, height * width, channels), frames) if frames else Maps.of((n, height, width, channels))
 
 
-def _recorded_in_time(x: Tensor, frames: int, factors: Tensor, bias: Tensor, m: int) -> Tensor:
-    count, (_, positions, channels) = -(-frames // m), x.shape
-    x = F.pad(x.reshape(-1, frames, positions, channels), (0, 0, 0, 0, 1, 1 + count * m - frames))
-    tiles = x.unfold(1, m + 2, m).permute(4, 0, 1, 2, 3)
-    a, _, b = (torch.from_numpy(matrix).float() for matrix in winograd.matrices(m))
-    y = torch.bmm((b @ tiles.reshape(m + 2, -1)).view(m + 2, -1, channels), factors)
-    y = (a @ y.view(m + 2, -1)).view(m, -1, count, positions, factors.shape[2])
-    return y.permute(1, 2, 0, 3, 4).flatten(1, 2)[:, :frames].flatten(0, 1) + bias
+def _shape(x: Tensor, weight: Tensor, bias: Tensor, frames: int) -> Tensor:
+    return x.new_empty(*x.shape[:-1], len(bias))
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, ctx.weight, _, ctx.frames = inputs
+    ctx.shape = x.shape
+
+
+def _gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """That of a direct convolution; over time, of frames by positions as maps."""
+    weight, shape, padding = ctx.weight.float(), ctx.shape, (1, 1)
+    if ctx.frames:
+        weight, padding = weight[..., 0], (1, 0)
+        shape = (-1, ctx.frames, ctx.shape[1] * ctx.shape[2], ctx.shape[3])
+        gradient = gradient.reshape(*shape[:-1], -1)
+        shape = (len(gradient), *shape[1:])
+    maps = shape[0], shape[3], shape[1], shape[2]
+    found = _torch.nn.grad.conv2d_input(maps, weight, gradient.permute(0, 3, 1, 2), padding=padding)
+    return found.permute(0, 2, 3, 1).reshape(ctx.shape), None, None, None
+
+
+_torch: Any = torch  # whose part above is not typed
+_register: Any = library
+operators.define("winograd(Tensor x, Tensor weight, Tensor bias, int frames) -> Tensor")
+operators.impl("winograd", _convolve, "CPU")
+_register.register_fake("svdkit::winograd", _shape, lib=operators)
+_register.register_autograd("svdkit::winograd", _gradient, setup_context=_keep, lib=operators)
+
+convolve: Any = torch.ops.svdkit.winograd
+"""`(N, H, W, I)`, weights as they are stored, bias and frames, to `(N, H, W, O)`: of maps, which is 0 frames, by
+`(O, I, 3, 3)`, padded by 1; of videos of so many frames by `(O, I, 3, 1, 1)` along these."""
