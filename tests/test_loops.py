@@ -18,8 +18,10 @@ pytest.importorskip("numba")
 
 from svdkit import winograd
 from svdkit_loops import compiled, elementwise, scalar, threads
+from svdkit_loops.stored import stored
+from svdkit_loops.tile import WIDTH
 from svdkit_loops.weights import to_float32
-from svdkit_loops.winograd import transform_weights
+from svdkit_loops.winograd import Frames, Maps
 
 ROUNDING = 3e-7
 """6e-8 measured."""
@@ -39,16 +41,23 @@ def test_other_floats_are_converted_too() -> None:
 
 
 @pytest.mark.parametrize("m", [2, 4])
-@pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_weights_are_transformed(m: int, dtype: type) -> None:
-    weight = np.random.default_rng(0).standard_normal((5, 7, 3, 3)).astype(dtype)
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32])
+@pytest.mark.parametrize("channels", [7, 40])
+def test_weights_are_transformed(m: int, dtype: type, channels: int) -> None:
+    weight = np.random.default_rng(0).standard_normal((WIDTH + 5, channels, 3, 3)).astype(dtype)
     _, g, _ = winograd.matrices(m)
-    in_space = np.einsum("ka,oiab,lb->klio", g, weight.astype(np.float64), g).reshape(-1, 1, 7, 5)
-    in_time = np.einsum("ka,oia->kio", g, weight[..., 0].astype(np.float64))[:, None]
-    for given, expected in ((weight, in_space), (weight[..., :1, None], in_time)):
-        panels = transform_weights(given, m)
-        assert relative_error(panels[..., :5], expected) < ROUNDING
-        assert not panels[..., 5:].any()
+    in_space = np.einsum("ka,oiab,lb->klio", g, weight.astype(np.float64), g).reshape(-1, channels, WIDTH + 5)
+    in_time = np.einsum("ka,oia->kio", g, weight[..., 0].astype(np.float64))
+    for tiling, given, expected in (
+        (Maps((1, 1, 1, channels), m), weight.reshape(-1, channels, 9), in_space),
+        (Frames((1, 1, channels), 1, m), np.ascontiguousarray(weight[..., 0]), in_time),
+    ):
+        size = 2 * channels * WIDTH
+        out = np.full((tiling.taps, size + 3), 7, np.float32)
+        tiling.factors(stored(given), 0, 2, out)
+        assert (out[:, size:] == 7).all(), "nothing was written outside"
+        columns = out[:, :size].reshape(tiling.taps, 2, channels, WIDTH).transpose(0, 2, 1, 3)
+        assert relative_error(columns.reshape(tiling.taps, channels, -1)[..., : WIDTH + 5], expected) < ROUNDING
 
 
 @pytest.mark.parametrize("mean", [0, 30, -3000])

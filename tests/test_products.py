@@ -22,7 +22,9 @@ from numba.core.errors import TypingError
 
 from svdkit_loops import attention, product
 from svdkit_loops.attention import attend
-from svdkit_loops.product import multiply, multiply_each, multiply_gated, to_panels
+from svdkit_loops.compiled import compiled
+from svdkit_loops.product import multiply, multiply_gated
+from svdkit_loops.stored import Stored, pack_columns, stored, stored_size
 from svdkit_loops.tile import HEIGHT, WIDTH
 
 ROUNDING = 5e-7
@@ -42,7 +44,7 @@ def exact(*arrays: Host) -> list[Host]:
 def test_any_number_of_rows(rows: int) -> None:
     x, weight, bias = drawn(rows, 70), drawn(WIDTH + 3, 70), drawn(WIDTH + 3)
     y = np.full((rows + 2, WIDTH + 3), 7, np.float32)
-    multiply(x, to_panels(weight), bias, y[1:-1])
+    multiply(x, stored(weight), bias, y[1:-1])
     a, b, c = exact(x, weight, bias)
     assert relative_error(y[1:-1], a @ b.T + c) < ROUNDING
     assert (y[[0, -1]] == 7).all(), "nothing was written outside"
@@ -53,7 +55,7 @@ def test_any_number_of_rows(rows: int) -> None:
 def test_any_size(size: int, out: int) -> None:
     x, weight = drawn(50, size), drawn(out, size)
     y = np.empty((50, out), np.float32)
-    multiply(x, to_panels(weight), None, y)
+    multiply(x, stored(weight), None, y)
     assert relative_error(y, x.astype(np.float64) @ weight.T.astype(np.float64)) < ROUNDING
 
 
@@ -73,40 +75,85 @@ def one_by_one(done: list[int], module: Any, processors: int, monkeypatch: pytes
 @pytest.mark.parametrize(("rows", "out"), [(3, 10), (40, 200), (2000, 40), (700, 700)])
 def test_however_many_processors(processors: int, rows: int, out: int, monkeypatch: pytest.MonkeyPatch) -> None:
     x, value, gate, b, c = drawn(rows, 20), drawn(out, 20) / 4, drawn(out, 20) / 4, drawn(out), drawn(out)
-    panels, done = (to_panels(value), to_panels(gate)), list[int]()
+    done = list[int]()
     one_by_one(done, product, processors, monkeypatch)
     y = np.empty((rows, out), np.float32)
-    multiply_gated(x, panels[0], b, panels[1], c, y)
-    assert done[0] >= min(processors, len(panels[0])), "a part for each thread, if there are as many panels"
+    multiply_gated(x, value, b, gate, c, y)
+    assert done[0] >= min(processors, product.panels(out)), "a part for each thread, if there are as many panels"
     x, value, gate, b, c = exact(x, value, gate, b, c)
     g = x @ gate.T + c
     expected = (x @ value.T + b) * g * np.vectorize(lambda v: 0.5 * math.erfc(-v / math.sqrt(2)))(g)
     assert relative_error(y, expected) < 2 * ROUNDING
 
 
-def test_each_of_a_batch() -> None:
-    x, weights = drawn(4, 30, 40), drawn(4, 50, 40)
-    y = np.empty((4, 30, 50), np.float32)
-    multiply_each(x, np.stack([to_panels(w) for w in weights]), y)
-    assert relative_error(y, np.einsum("bmi,boi->bmo", *exact(x, weights))) < ROUNDING
+DTYPES = np.float16, ml_dtypes.bfloat16, np.float32, np.float64
 
 
-@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64, np.float32])
-def test_panels_of_any_dtype(dtype: type) -> None:
-    weight = RNG.standard_normal((WIDTH + 5, 7)).astype(dtype)
+@compiled
+def laid_out(weight: Stored, first: int, count: int, start: int, length: int, out: Host) -> None:
+    pack_columns(weight, first * weight.shape[1] + start, weight.shape[1], count, length, out, 3)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("length", [1, 7, 16, 40])
+@pytest.mark.parametrize("count", [1, WIDTH - 1, WIDTH])
+def test_columns_of_any_size_and_dtype(dtype: type, length: int, count: int) -> None:
+    weight = RNG.standard_normal((WIDTH + 5, 43)).astype(dtype)
     for given in (weight, np.asfortranarray(weight)):
-        panels = to_panels(given)
-        assert panels.size == product.held(weight.shape)
-        columns = panels.transpose(1, 0, 2).reshape(7, -1)
-        np.testing.assert_array_equal(columns[:, : WIDTH + 5], weight.T.astype(np.float32))
-        assert not columns[:, WIDTH + 5 :].any()
-    assert product.held((2 * WIDTH + 10, 7), 2) == 2 * product.held((WIDTH + 5, 7))
+        out = np.full(length * WIDTH + 6, 7, np.float32)
+        laid_out(stored(given), 4, count, 2, length, out)
+        columns = out[3:-3].reshape(length, WIDTH)[:, :count]
+        np.testing.assert_array_equal(columns, weight[4 : 4 + count, 2 : 2 + length].T.astype(np.float32))
+        assert (out[[0, 1, 2, -3, -2, -1]] == 7).all(), "nothing was written outside"
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_every_half_is_laid_out_exactly(dtype: type) -> None:
+    every = np.arange(2**16, dtype=np.uint16).view(dtype).reshape(WIDTH, -1)
+    for length in (every.shape[1], every.shape[1] - 1):  # by vectors, and the last ones one by one
+        out = np.empty(length * WIDTH + 3, np.float32)
+        laid_out(stored(every), 0, WIDTH, 0, length, out)
+        np.testing.assert_array_equal(out[3:].reshape(-1, WIDTH), every[:, :length].T.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_weights_stay_where_they_are(dtype: type) -> None:
+    weight = drawn(9, 5).astype(dtype)
+    kept = stored(weight)
+    assert np.shares_memory(kept, weight) == (dtype is not np.float64)
+    assert kept.nbytes == stored_size(weight)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_products_with_weights_of_any_dtype(dtype: type) -> None:
+    x, value, gate, b, c = drawn(50, 40), drawn(70, 40).astype(dtype), drawn(70, 40).astype(dtype), drawn(70), drawn(70)
+    y, z = np.empty((2, 50, 70), np.float32)
+    for weights, out in ((value, gate), y), ((value.astype(np.float32), gate.astype(np.float32)), z):
+        multiply_gated(x, stored(weights[0]), b, stored(weights[1]), c, out)
+    np.testing.assert_array_equal(y, z)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "processors", "expected"),
+    [
+        (8192, 320, 2, (2, 1)),  # rows are parted: few columns are laid out twice
+        (512, 5120, 2, (1, 2)),
+        (2048, 640, 4, (4, 1)),
+        (3, 20, 8, (1, 1)),
+        (HEIGHT + 1, 20, 8, (2, 1)),
+    ],
+)
+def test_what_is_parted(
+    rows: int, columns: int, processors: int, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(product, "allowed_processors", lambda: list(range(processors)))
+    assert product.cells(rows, columns, product.panels(columns)) == expected
 
 
 def test_what_is_no_number_stays_where_it_is() -> None:
     x, y = drawn(20, 16), np.empty((20, 40), np.float32)
     x[3, 5], x[7, 2] = np.nan, np.inf
-    multiply(x, to_panels(drawn(40, 16)), None, y)
+    multiply(x, drawn(40, 16), None, y)
     assert np.isnan(y[3]).all()
     assert np.isinf(y[7]).all()
     assert np.isfinite(np.delete(y, [3, 7], 0)).all()
@@ -114,20 +161,25 @@ def test_what_is_no_number_stays_where_it_is() -> None:
 
 def test_what_does_not_fit_is_not_multiplied() -> None:
     """Loops would read and write beyond arrays."""
-    x, panels, bias, y = drawn(20, 16), to_panels(drawn(40, 16)), drawn(40), np.zeros((20, 40), np.float32)
+    x, weight, bias, y = drawn(20, 16), drawn(40, 16), drawn(40), np.zeros((20, 40), np.float32)
     for args in (
-        (x[:, :15].copy(), panels, bias, y),
-        (x, panels, bias, y[:19]),
-        (x, panels[:1], bias, y),
-        (x, panels, bias, np.zeros((20, 2 * WIDTH + 1), np.float32)),
-        (x, panels[:, :, :4].copy(), bias, y),
+        (x[:, :15].copy(), weight, bias, y),
+        (x, weight, bias, y[:19]),
+        (x, weight[:39], bias, y),
+        (x, weight, bias[:39], y),
+        (x, weight, bias, np.zeros((20, 41), np.float32)),
     ):
-        with pytest.raises(ValueError, match=r"does not go into|broadcast"):
+        with pytest.raises(ValueError, match="does not go into"):
             multiply(*args)
-    with pytest.raises(ValueError, match="does not go into"):
-        multiply_each(x[None], panels[None], y[None, :, :-WIDTH].copy())
-    with pytest.raises(TypingError, match="pack_rows"):  # Numba knows no such product
-        multiply(np.asfortranarray(x), panels, bias, y)
+        with pytest.raises(ValueError, match="does not go into"):
+            multiply_gated(args[0], args[1], args[2], weight, bias, args[3])
+    for args in (
+        (np.asfortranarray(x), weight, bias, y),
+        (x, weight[:, ::-1], bias, y),
+        (x, weight.view(int), bias, y),
+    ):
+        with pytest.raises((TypingError, ValueError), match=r"pack_rows|pack_columns|does not go into"):
+            multiply(*args)  # Numba knows no such product
     assert not y.any()
 
 
@@ -192,11 +244,12 @@ binding.get_host_cpu_features = lambda: features
 import pytest
 from svdkit_loops import tile
 assert tile.LANES == int(sys.argv[1])
-sys.exit(pytest.main(["-p", "no:cacheprovider", "-k", "rows or size or attention or numbers", *FILES]))
+assert tile.HAS_HALVES == ("f16c" not in sys.argv)
+sys.exit(pytest.main(["-p", "no:cacheprovider", "-k", "rows or size or attention or numbers or half", *FILES]))
 """
 
 
-@pytest.mark.parametrize(("lanes", "without"), [(8, ["avx512"]), (4, ["avx512", "avx2"])])
+@pytest.mark.parametrize(("lanes", "without"), [(8, ["avx512"]), (4, ["avx512", "avx2", "f16c"])])
 def test_processors_of_shorter_vectors(lanes: int, without: list[str], tmp_path: Path) -> None:
     """The same tests, with tiles as such a processor has them."""
     if os.environ.get("SVDKIT_NARROWER"):

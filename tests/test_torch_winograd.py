@@ -15,8 +15,6 @@ torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402, N812
 
-from svdkit_loops import winograd as loops  # noqa: E402
-from svdkit_loops.winograd import transform_weights  # noqa: E402
 from svdkit_torch import winograd  # noqa: E402
 from svdkit_torch.backend import TorchBackend  # noqa: E402
 
@@ -36,10 +34,7 @@ def expected(x: Host, weight: Host, bias: Host | None) -> Any:
 
 @pytest.mark.parametrize("channels", [256, 1280])
 @pytest.mark.parametrize("size", [(1, 1), (4, 8), (5, 7), (13, 9)])
-@pytest.mark.parametrize("runs", [None, 5])
-def test_numbers(channels: int, size: tuple[int, int], runs: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    if runs:
-        monkeypatch.setattr(loops, "runs_of", lambda tiling, *_: min(tiling.count, runs))
+def test_numbers(channels: int, size: tuple[int, int]) -> None:
     x = drawn(2, 256, *size) + 3  # a mean of several times the spread: transforms lose digits of what they subtract
     weight, bias = drawn(channels, 256, 3, 3) / 48, drawn(channels)
     k = TorchBackend("cpu", "float32")
@@ -61,10 +56,7 @@ def test_weights_of_any_dtype(dtype: type) -> None:
 
 
 @pytest.mark.parametrize(("videos", "frames"), [(1, 1), (2, 2), (1, 3), (2, 4), (3, 5), (1, 14)])
-@pytest.mark.parametrize("runs", [None, 5])
-def test_numbers_in_time(videos: int, frames: int, runs: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    if runs:
-        monkeypatch.setattr(loops, "runs_of", lambda tiling, *_: min(tiling.count, runs))
+def test_numbers_in_time(videos: int, frames: int) -> None:
     x, weight, bias = drawn(videos * frames, 320, 3, 5) + 3, drawn(384, 320, 3, 1, 1) / 31, drawn(384)
     k = TorchBackend("cpu", "float32")
     y = k.numpy(k.from_map(k.temporal_conv(weight, bias)(k.to_map(k.array(x)), frames)))
@@ -74,9 +66,8 @@ def test_numbers_in_time(videos: int, frames: int, runs: int | None, monkeypatch
 
 
 def test_gradients_are_those_of_a_direct_convolution() -> None:
-    """And what torch records of it has the numbers of the loops."""
-    bias = drawn(256)
-    offset = torch.from_numpy(bias)
+    """And what torch records of it is what it would have to know of it."""
+    offset = torch.from_numpy(drawn(256))
 
     def check(layer: Any, convolve: Any, x: Any) -> None:
         def gradient(function: Any) -> Any:
@@ -88,18 +79,16 @@ def test_gradients_are_those_of_a_direct_convolution() -> None:
 
         assert relative_error(gradient(layer), gradient(convolve)) < 1e-5
 
-    weight = drawn(256, 256, 3, 3) / 48
-    kernel = torch.from_numpy(weight)
+    kernel = torch.from_numpy(drawn(256, 256, 3, 3) / 48)
     check(
-        winograd.conv2d(weight, bias, 4),
+        lambda x: winograd.convolve(x, kernel, offset, 0),
         lambda x: F.conv2d(x.permute(0, 3, 1, 2), kernel, offset, padding=1).permute(0, 2, 3, 1),
         torch.from_numpy(drawn(1, 5, 6, 256)),
     )
-    over_time = drawn(256, 256, 3, 1, 1) / 28
-    taps = torch.from_numpy(over_time)[..., 0, 0]
-    in_time = winograd.temporal_conv(over_time, bias, 4)
+    over_time = torch.from_numpy(drawn(256, 256, 3, 1, 1) / 28)
+    taps = over_time[..., 0, 0]
     check(
-        lambda x: in_time(x, 5),
+        lambda x: winograd.convolve(x, over_time, offset, 5),
         lambda x: (
             F.conv1d(x.reshape(2, 5, 6, 256).permute(0, 2, 3, 1).flatten(0, 1), taps, offset, padding=1)
             .unflatten(0, (2, 6))
@@ -108,39 +97,54 @@ def test_gradients_are_those_of_a_direct_convolution() -> None:
         ),
         torch.from_numpy(drawn(10, 2, 3, 256)),
     )
+    leaf = torch.from_numpy(drawn(10, 2, 3, 256)).requires_grad_()
+    torch.library.opcheck(winograd.convolve, (leaf, over_time.half(), offset, 5))
 
 
-def test_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    used = []
-    monkeypatch.setattr(winograd, "conv2d", lambda weight, bias, m: used.append(m))
-    monkeypatch.setattr(winograd, "temporal_conv", lambda weight, bias, m: used.append(m))
-    wide, deep, narrow = (np.zeros(s, np.float32) for s in ((320, 320, 3, 3), (1280, 320, 3, 3), (127, 320, 3, 3)))
+def test_when_it_is_used() -> None:
     k, bias = TorchBackend("cpu", "float32"), np.zeros(320, np.float32)
-    k.conv2d(wide, None)
-    k.conv2d(deep, None)
-    k.conv2d(wide[:128], None)
-    k.temporal_conv(wide[..., :1, None], bias)
-    assert used == [4, 2, 4, 4]
-    k.temporal_conv(wide[:319, ..., :1, None], bias[:319])
-    k.temporal_conv(deep[..., :1, None], np.zeros(1280, np.float32))
-    k.conv2d(narrow, None)
-    k.conv2d(wide, None, stride=2)
-    k.conv2d(wide, None, padding=(0, 1))
-    k.conv2d(wide[..., :1, :1], None, padding=(0, 0))
-    k.conv2d(torch.from_numpy(wide), None)  # a weight that is trained
-    k.temporal_conv(torch.from_numpy(wide[..., :1, None]), bias)
-    TorchBackend("cpu", "float64").conv2d(wide, None)
-    TorchBackend("cpu", "bfloat16").conv2d(wide, None)
-    assert len(used) == 4
+    wide, deep, narrow = (np.zeros(s, np.float32) for s in ((320, 320, 3, 3), (1280, 320, 3, 3), (127, 320, 3, 3)))
+    used: list[int] = []
+
+    def note(x: Any, weight: Any, bias: Any, frames: int) -> Any:
+        used.append(frames)
+        return x
+
+    x = k.to_map(k.array(np.zeros((4, 320, 3, 3))))
+    in_tiles = k.conv2d(wide, None), k.conv2d(deep, None), k.conv2d(wide[:128], None)
+    over_time = k.temporal_conv(wide[..., :1, None], bias), k.temporal_conv(deep[..., :1, None], drawn(1280))
+    direct = (
+        k.conv2d(narrow, None),
+        k.conv2d(wide, None, stride=2),
+        k.conv2d(wide, None, padding=(0, 1)),
+        k.conv2d(wide[..., :1, :1], None, padding=(0, 0)),
+        k.conv2d(torch.from_numpy(wide), None),  # a weight that is trained
+    )
+    direct_over_time = (
+        k.temporal_conv(wide[:319, ..., :1, None], bias[:319]),
+        k.temporal_conv(torch.from_numpy(wide[..., :1, None]), bias),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(winograd, "convolve", note)
+        for layer in (*in_tiles, *direct):
+            layer(x)
+        for layer in (*over_time, *direct_over_time):
+            layer(x, 2)
+        over_time[0](x, 1)
+        for dtype in ("float64", "bfloat16"):
+            other = TorchBackend("cpu", dtype)
+            other.conv2d(wide, None)(other.cast(x))
+    assert used == [0, 0, 0, 2, 2]
 
 
 def test_weights_are_planned_as_large_as_they_are() -> None:
     k = TorchBackend("cpu", "float32")
-    for shape, m in (((256, 320, 3, 3), 4), ((1280, 256, 3, 3), 2)):
-        assert k.held("conv2d", shape) == transform_weights(np.zeros(shape, np.float32), m).size
-        assert TorchBackend("cpu", "bfloat16").held("conv2d", shape) == np.prod(shape)
-    assert k.held("temporal_conv", (320, 320, 3, 1, 1)) == 320 * 320 * 6
-    assert k.held("temporal_conv", (256, 256, 3, 1, 1)) == 256 * 256 * 3
+    for kernel, shape in (("conv2d", (256, 320, 3, 3)), ("temporal_conv", (320, 320, 3, 1, 1)), ("linear", (320, 320))):
+        weight = np.zeros(shape, np.float16)
+        assert k.held(kernel, weight) == weight.nbytes
+        assert k.held(kernel, weight.astype(np.float64)) == 2 * weight.nbytes
+        assert TorchBackend("cpu", "bfloat16").held(kernel, weight.astype(np.float32)) == weight.nbytes
+    assert k.held("conv2d", np.zeros((64, 64, 3, 3), np.float16)) == 4 * 64 * 64 * 9, "direct, in its own dtype"
 
 
 def test_tiles_are_in_the_plan() -> None:

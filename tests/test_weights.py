@@ -90,6 +90,35 @@ def test_arrays_outlive_the_file_and_belong_to_the_caller(tmp_path):
     assert load_file(path)["a"].tolist() == [1, 1, 1]
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: np.dtype(dtype).name)
+def test_mapped_weights_are_the_same(tmp_path, dtype):
+    write_weights(tmp_path / f"{STEM}.safetensors", sample(dtype))
+    with Weights.open(tmp_path, STEM, mapped=True) as weights:
+        assert_same(weights, sample(dtype))
+
+
+def test_mapped_tensors_outlive_the_file_which_keeps_what_it_has(tmp_path):
+    path = tmp_path / "model.safetensors"
+    write_weights(path, {"a": np.ones(3, np.float16)})
+    with Weights.open(tmp_path, "model", mapped=True) as weights:
+        array, again = weights.read("a"), weights.read("a")
+    assert np.shares_memory(array, again), "it is where the file is"
+    array += 1
+    assert array.tolist() == [2, 2, 2]
+    assert load_file(path)["a"].tolist() == [1, 1, 1]
+
+
+def test_a_mapped_tensor_may_begin_anywhere(tmp_path):
+    header = json.dumps({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}}).encode()
+    header += b" " * (1 - len(header) % 2)  # its length is odd, so what follows is at an odd address
+    data = np.arange(3, dtype=np.float32)
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + data.tobytes())
+    with Weights.open(tmp_path, "model", mapped=True) as weights:
+        array = weights.read("a")
+    assert array.flags.aligned
+    assert array.tolist() == [0, 1, 2]
+
+
 def test_a_tensor_that_is_not_there_is_named(tmp_path):
     write_weights(tmp_path / "model.safetensors", sample())
     with (

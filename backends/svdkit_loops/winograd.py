@@ -64,7 +64,7 @@ class Maps:
         _over_maps(self.m)[0](x, start, count, out)
 
     def put(self, products: Floats, start: int, count: int, bias: Floats, out: Floats, column: int) -> None:
-        """`A y A' + bias` of products `(count, O')` of each tap, to their places in `(N, H, W, O)`, from a column on."""
+        """`A y A' + bias` of products `(count, O')` of each tap, to places in `(N, H, W, O)`, from a column on."""
         _over_maps(self.m)[1](products, start, count, bias, out, column)
 
     def factors(self, weight: Stored, first: int, last: int, out: Floats) -> None:

@@ -61,14 +61,12 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     """That of a direct convolution; over time, of frames by positions as maps."""
-    weight, shape, padding = ctx.weight.float(), ctx.shape, (1, 1)
+    weight, (n, height, width, channels), padding = ctx.weight.float(), ctx.shape, (1, 1)
     if ctx.frames:
+        n, height, width = n // ctx.frames, ctx.frames, height * width
         weight, padding = weight[..., 0], (1, 0)
-        shape = (-1, ctx.frames, ctx.shape[1] * ctx.shape[2], ctx.shape[3])
-        gradient = gradient.reshape(*shape[:-1], -1)
-        shape = (len(gradient), *shape[1:])
-    maps = shape[0], shape[3], shape[1], shape[2]
-    found = _torch.nn.grad.conv2d_input(maps, weight, gradient.permute(0, 3, 1, 2), padding=padding)
+    maps = gradient.reshape(n, height, width, -1).permute(0, 3, 1, 2)
+    found = _torch.nn.grad.conv2d_input((n, channels, height, width), weight, maps, padding=padding)
     return found.permute(0, 2, 3, 1).reshape(ctx.shape), None, None, None
 
 
