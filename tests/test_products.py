@@ -176,9 +176,9 @@ def test_what_does_not_fit_is_not_multiplied() -> None:
     for args in (
         (np.asfortranarray(x), weight, bias, y),
         (x, weight[:, ::-1], bias, y),
-        (x, weight.view(int), bias, y),
+        (x, weight.view(np.int32), bias, y),
     ):
-        with pytest.raises((TypingError, ValueError), match=r"pack_rows|pack_columns|does not go into"):
+        with pytest.raises(TypingError, match="pack_"):
             multiply(*args)  # Numba knows no such product
     assert not y.any()
 
