@@ -21,7 +21,7 @@ pytest.importorskip("numba")
 from numba.core.errors import TypingError
 
 from svdkit_loops import attention, product
-from svdkit_loops.attention import attend
+from svdkit_loops.attention import attend, attend_in_time
 from svdkit_loops.compiled import compiled
 from svdkit_loops.product import multiply, multiply_gated
 from svdkit_loops.stored import Stored, pack_columns, stored, stored_size
@@ -183,13 +183,22 @@ def test_what_does_not_fit_is_not_multiplied() -> None:
     assert not y.any()
 
 
+def attend_either(q: Host, k: Host, v: Host, heads: int, frames: int) -> Host:
+    y = np.empty_like(q)
+    if frames > 1:
+        attend_in_time(q, k, v, heads, frames, y)
+    else:
+        attend(q, k, v, heads, y)
+    return y
+
+
 @pytest.mark.parametrize(("queries", "keys", "values", "frames"), [(4, 5, 6, 1), (4, 5, 5, 2), (4, 4, 4, 4)])
 def test_what_does_not_fit_is_not_attended_to(queries: int, keys: int, values: int, frames: int) -> None:
     q, k, v = (drawn(6, length, 8) for length in (queries, keys, values))
     with pytest.raises(ValueError, match="do not fit"):
-        attend(q, k, v, 2, np.empty_like(q), frames)
+        attend_either(q, k, v, 2, frames)
     with pytest.raises(ValueError, match="do not fit"):
-        attend(q, q, q, 3, np.empty_like(q))
+        attend_either(q, q, q, 3, frames)
 
 
 def attended(q: Host, k: Host, v: Host, heads: int, frames: int) -> Host:
@@ -217,8 +226,7 @@ def test_attention(queries: int, keys: int, heads: int, size: int, frames: int, 
     """Scores up to hundreds, whose exponentials float32 does not have."""
     q, k, v = (drawn(6, length, heads * size) for length in (queries, keys, keys))
     q *= spread
-    y = np.empty_like(q)
-    attend(q, k, v, heads, y, frames)
+    y = attend_either(q, k, v, heads, frames)
     # Large scores are rounded by as much as they are larger.
     assert relative_error(y, attended(q, k, v, heads, frames)) < ROUNDING * (1 if spread == 1 else 10)
 

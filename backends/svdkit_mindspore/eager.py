@@ -13,7 +13,7 @@ import numpy as np
 
 from svdkit.backend import Array, Host
 from svdkit_loops import elementwise, product
-from svdkit_loops.attention import attend
+from svdkit_loops.attention import attend, attend_in_time
 from svdkit_loops.stored import Stored
 from svdkit_loops.winograd import Frames, Maps, convolve
 
@@ -98,7 +98,11 @@ def _convolve(tiling: Maps | Frames, x: Array, weight: Stored, bias: Array) -> A
 def attention(q: Array, k: Array, v: Array, heads: int, frames: int) -> Array:
     """Along positions, or, of more than one frame, along the frames of videos."""
     result = empty(*q.shape)
-    attend(_host(q), _host(k), _host(v), heads, result.asnumpy(), frames)
+    rows = _host(q), _host(k), _host(v), heads
+    if frames > 1:
+        attend_in_time(*rows, frames, result.asnumpy())
+    else:
+        attend(*rows, result.asnumpy())
     return result
 
 

@@ -40,10 +40,8 @@ def scratch(call: Call, channels: int, patch_elements: int) -> list[int]:
         case "conv2d" | "linear" | "geglu":
             columns, inputs, gated = call.weight[0], call.weight[1], call.kernel == "geglu"
             return [*copies, multiply_size(size // inputs, inputs, columns // (1 + gated), gated)]
-        case "attention" | "temporal_attention":
-            frames, heads = call.options.get("frames", 1), call.options["heads"]
-            keys = frames if frames > 1 else call.inputs[1][1]
-            return [*copies, attention_size(keys, call.inputs[0][2] // heads)]
+        case "attention":
+            return [*copies, attention_size(call.inputs[1][1], call.inputs[0][2] // call.options["heads"])]
         case "add_rows":
             return copies[:1]
         case "mix" | "silu" | "quick_gelu":

@@ -23,6 +23,7 @@ from svdkit.errors import InputError
 from svdkit.memory import Memory
 from svdkit.memory.malloc import keep_freed_memory
 from svdkit_loops import elementwise
+from svdkit_loops.attention import attend_in_time
 from svdkit_loops.stored import stored_size
 from svdkit_loops.weights import to_float32
 
@@ -284,6 +285,11 @@ class TorchBackend(Backend):
     def temporal_attention(self, q: Array, k: Array, v: Array, heads: int, frames: int) -> Array:
         if frames == 1:  # softmax over a single key is 1
             return v
+        if self._takes_loops() and not is_recorded(q):
+            y = torch.empty(q.shape)
+            a, b, c = (x.detach().contiguous().numpy() for x in (q, k, v))
+            attend_in_time(a, b, c, heads, frames, y.numpy())
+            return y
         length, channels = q.shape[1:]
         # (videos, positions * heads, frames, channels of a head), as views
         q, k, v = (x.reshape(-1, frames, length * heads, channels // heads).transpose(1, 2) for x in (q, k, v))
