@@ -131,9 +131,6 @@ class Backend(ABC):
     views: ClassVar[frozenset[str]] = frozenset()
     """Kernels whose result is a view of their argument, so that it needs no memory of its own."""
 
-    pooled: ClassVar[bool] = False
-    """Whether the framework keeps freed memory for itself, so that the holes between what is alive count as well."""
-
     def scratch(self, call: Call) -> Sequence[int]:
         """Bytes of each buffer that a kernel holds at its peak beside its arguments and its result, in the order made.
 

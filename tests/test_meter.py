@@ -13,7 +13,7 @@ from memory_peaks import UNET, VAE
 from svdkit.backend import Backend
 from svdkit.checkpoint import ARCHITECTURES
 from svdkit.config import UNetConfig, from_dict
-from svdkit.memory.meter import Meter, Pool
+from svdkit.memory.meter import Meter
 from svdkit.memory.planning import Job, Settings, metered, run
 from svdkit.params import Params, expected_shapes
 from svdkit.testing.random_checkpoint import random_tensor
@@ -71,20 +71,6 @@ def test_items_of_two_bytes(meter: Meter) -> None:
 
     assert Meter(Half()).new((10,)).nbytes == 20
     assert Meter(Half()).cast(Meter(Half()).new((10,)), "float32").nbytes == 40
-
-
-def test_a_pool_keeps_its_holes() -> None:
-    pool = Pool()
-    first, second = pool.take(10), pool.take(4)
-    pool.free(first, 10)
-    third = pool.take(4)  # into the hole
-    assert pool.top == 14
-    pool.take(8)  # does not fit in what is left of it
-    assert pool.top == 22
-    pool.free(third, 4)
-    pool.take(10)  # the hole is whole again
-    assert pool.top == 22
-    assert second
 
 
 class _Random:

@@ -63,7 +63,6 @@ class MindSporeCPU(MindSporeBackend):
     devices = ("cpu",)
     dtypes = ("float32",)  # no kernels for bfloat16; in float16 convolution and norms are slower than in float32
     views = memory.VIEWS
-    pooled = True
 
     def __init__(self, device: str | None = None, dtype: str | None = None) -> None:
         super().__init__(device, dtype)

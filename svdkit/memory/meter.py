@@ -19,13 +19,9 @@ from ..backend import Backend, Call, F, Host, Layer, Shape, itemsize
 
 
 class Ledger:
-    """Bytes that are alive, the most that ever were and in which kernel, and operations by kernel.
+    """Bytes that are alive, the most that ever were and in which kernel, and operations by kernel."""
 
-    Args:
-        pooled: whether freed memory stays where it is, to be used again by what fits, so that there are holes.
-    """
-
-    def __init__(self, pooled: bool = False) -> None:
+    def __init__(self) -> None:
         self.alive = 0
         self.peak = 0
         self.where = ""
@@ -36,69 +32,20 @@ class Ledger:
         """Tables that calls left for later calls."""
         self.flops: Counter[str] = Counter()
         """Floating-point operations of products, by kernel; a multiplication and an addition are two."""
-        self._pool = Pool() if pooled else None
 
-    def take(self, size: int, kernel: str) -> int:
-        """Count memory as alive; returns where it is."""
-        place = self._pool.take(size) if self._pool else 0
+    def take(self, size: int, kernel: str) -> None:
+        """Count memory as alive."""
         self.alive += size
         if self.alive + sum(self.kept.values()) > self.peak:
             self.peak, self.where = self.alive + sum(self.kept.values()), kernel
-        return place
 
-    @property
-    def needed(self) -> int:
-        """The peak, with half of the holes that a pool has at worst: as measured, some are used and some are not."""
-        if self._pool is None:
-            return self.peak
-        return (self.peak + self._pool.top + sum(self.kept.values())) // 2
-
-    def free(self, place: int, size: int) -> None:
+    def free(self, size: int) -> None:
         """Count it no more."""
         self.alive -= size
-        if self._pool:
-            self._pool.free(place, size)
 
     def keep(self, tables: Iterable[tuple[Hashable, int]]) -> None:
-        """Tables that stay alive, outside of any pool; of one key there is one."""
+        """Tables that stay alive; of one key there is one."""
         self.kept.update(tables)
-
-
-class Pool:
-    """Memory that grows and never shrinks: what is asked for goes to the smallest hole that it fits in, or on top."""
-
-    def __init__(self) -> None:
-        self.top = self._blocks = 0
-        self._holes: dict[int, int] = {}
-
-    def take(self, size: int) -> int:
-        """The place of so many bytes."""
-        if size == 0:
-            return 0
-        fitting = [(hole, place) for place, hole in self._holes.items() if hole >= size]
-        if not fitting:
-            # Blocks come from the system one by one and are not joined: no two are adjacent.
-            self.top += size
-            self._blocks += 1
-            return self._blocks << 50
-        hole, place = min(fitting)
-        del self._holes[place]
-        if hole > size:
-            self._holes[place + size] = hole - size
-        return place
-
-    def free(self, place: int, size: int) -> None:
-        """Make a hole, one with those beside it."""
-        if size == 0:
-            return
-        for start, hole in list(self._holes.items()):
-            if start + hole == place:
-                place, size = start, size + hole
-                del self._holes[start]
-            elif place + size == start:
-                size += hole
-                del self._holes[start]
-        self._holes[place] = size
 
 
 class _Storage:
@@ -106,10 +53,10 @@ class _Storage:
 
     def __init__(self, ledger: Ledger, size: int, kernel: str) -> None:
         self.ledger, self.size = ledger, size
-        self.place = ledger.take(size, kernel)
+        ledger.take(size, kernel)
 
     def __del__(self) -> None:
-        self.ledger.free(self.place, self.size)
+        self.ledger.free(self.size)
 
 
 class Sized:
@@ -169,7 +116,7 @@ class Meter(Backend):
     def __init__(self, backend: Backend, ledger: Ledger | None = None) -> None:
         self.backend = backend
         self.device, self.dtype = backend.device, backend.dtype
-        self.ledger = ledger or Ledger(backend.pooled)
+        self.ledger = ledger or Ledger()
         self.itemsize = itemsize(self.dtype)
 
     def with_dtype(self, dtype: str) -> Meter:

@@ -218,14 +218,14 @@ class Planner:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of configurations, which loading gives
             config, backend = component_config(name, self.folder, self.backend)
-        ledger = Ledger(backend.pooled)
+        ledger = Ledger()
         try:
             stored = stored_dtype(name, self.folder, self.variant)
         except CheckpointError:  # it has no weights, as loading will tell
             stored = "float32"
         network = metered(name, config, Meter(backend, ledger), stored)
         run(stage, network, job, settings)
-        peak = ledger.needed
+        peak = ledger.peak
         if stage == "decode":
             # Frames are collected on the host, which on a CPU is the same memory.
             peak += job.num_videos * job.num_frames * 3 * job.height * job.width * job.output_bytes
