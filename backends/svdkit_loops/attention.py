@@ -91,13 +91,15 @@ def _attend(q: Floats, k: Floats, v: Floats, heads: int, parts: int, out: Floats
                     panel[c, lane] = x[at + c] * scale
             for block in range(blocks_of(keys)):
                 first, height = block_of(keys, block)
-                multiply_tile(packed_keys, first * size, height, size, panel, 0, zeros, 0, scores, first * WIDTH)
+                multiply_tile(packed_keys, first * size, height, size, panel, 0, zeros, 0, scores, first * WIDTH, WIDTH)
             subtract_largest(scores, keys)
             for s in range(keys * WIDTH):
                 scores[s] = scalar.exp(scores[s])
             for block in range(blocks_of(size + 1)):
                 first, height = block_of(size + 1, block)
-                multiply_tile(packed_values, first * keys, height, keys, scores, 0, zeros, 0, sums, first * WIDTH)
+                multiply_tile(
+                    packed_values, first * keys, height, keys, scores, 0, zeros, 0, sums, first * WIDTH, WIDTH
+                )
             for lane in range(width):
                 at, share_of_one = start + (p * WIDTH + lane) * channels, np.float32(1) / sums[size, lane]
                 for c in range(size):

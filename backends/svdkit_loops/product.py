@@ -136,22 +136,19 @@ def _multiply(
                 pack_columns(gate, column * size, size, width, size, panel, size * WIDTH)
             for block in range(blocks_of(rows)):
                 start, height = block_of(rows, block)
-                multiply_tile(chunk, start * size, height, size, panel, 0, bias, column, tile, 0)
+                to = (first + start) * columns + column
+                if width == WIDTH and not gated:
+                    multiply_tile(chunk, start * size, height, size, panel, 0, bias, column, out, to, columns)
+                    continue
+                multiply_tile(chunk, start * size, height, size, panel, 0, bias, column, tile, 0, WIDTH)
                 if gated:
-                    at, to = size * WIDTH, bias.shape[1] + column
-                    multiply_tile(chunk, start * size, height, size, panel, at, bias, to, gates, 0)
+                    at, offset = size * WIDTH, bias.shape[1] + column
+                    multiply_tile(chunk, start * size, height, size, panel, at, bias, offset, gates, 0, WIDTH)
                     for k in range(height * WIDTH):
                         values_of_all[k] *= scalar.gelu(gates_of_all[k])
-                store(tile, height, out, first + start, column)
-
-
-@compiled
-def store(tile: Floats, height: int, out: Floats, row: int, column: int) -> None:
-    """Rows of a tile into rows of `out`, from a row and a column on, as far as there are columns."""
-    columns = out.shape[1]
-    if column + WIDTH <= columns:
-        store_tile(tile, height, out, row * columns + column, columns)
-    else:
-        for i in range(height):
-            for j in range(columns - column):
-                out[row + i, column + j] = tile[i, j]
+                if width == WIDTH:
+                    store_tile(tile, height, out, to, columns)
+                else:
+                    for i in range(height):
+                        for j in range(width):
+                            out[first + start + i, column + j] = tile[i, j]

@@ -69,14 +69,15 @@ def multiply_tile(
     at: Any,
     out: Any,
     to: Any,
+    stride: Any,
 ) -> tuple[Any, Callable[..., Any]] | None:
-    """`out[:height]` becomes bias + rows times columns. Arrays are float32; indices count numbers of a whole array.
+    """Rows of `out` become bias + rows times columns. Arrays are float32; indices count numbers of a whole array.
 
     Args:
         rows: `(length, height)` from the start-th number on.
         columns: `(length, WIDTH)` from the first number on.
         bias: `(WIDTH,)` from the at-th number on.
-        out: `(height, WIDTH)` from the to-th number on.
+        out: the first of so many rows of WIDTH is at the to-th number, the next ones a stride further each.
     """
     if not in_a_row(rows, columns, bias, out):
         return None
@@ -90,12 +91,12 @@ def multiply_tile(
             block = builder.append_basic_block(f"height_{height}")
             heights.add_case(index(height), block)
             builder.position_at_end(block)
-            _emit_tile(builder, height, args[3], a, b, bias, out)
+            _emit_tile(builder, height, args[3], a, b, bias, out, args[10])
             builder.branch(end)
         builder.position_at_end(end)
         return context.get_dummy_value()
 
-    return types.void(rows, start, height, length, columns, first, bias, at, out, to), emit
+    return types.void(rows, start, height, length, columns, first, bias, at, out, to, stride), emit
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -205,7 +206,7 @@ def data_of(context: Any, builder: Any, signature: Any, args: Any) -> Callable[[
     return lambda i: context.make_array(signature.args[i])(context, builder, args[i]).data
 
 
-def _emit_tile(builder: Any, height: int, length: Any, a: Any, b: Any, bias: Any, out: Any) -> None:
+def _emit_tile(builder: Any, height: int, length: Any, a: Any, b: Any, bias: Any, out: Any, stride: Any) -> None:
     signature = ir.FunctionType(_Vector, [_Vector] * 3)
     multiply_add = cgutils.get_or_insert_function(builder.module, signature, f"llvm.fmuladd.v{LANES}f32")
     # Variables that live in registers, once LLVM has seen that nothing takes their address.
@@ -224,8 +225,9 @@ def _emit_tile(builder: Any, height: int, length: Any, a: Any, b: Any, bias: Any
             for x, vector in zip(row, vectors, strict=True):
                 builder.store(builder.call(multiply_add, [value, vector, builder.load(x)]), x)
     for i, row in enumerate(sums):
+        place = builder.gep(out, [builder.mul(index(i), stride)])
         for v, x in enumerate(row):
-            builder.store(builder.load(x), vector_at(builder, out, i * VECTORS + v), align=4)
+            builder.store(builder.load(x), vector_at(builder, place, v), align=4)
 
 
 def vector_at(builder: Any, start: Any, i: int, lanes: int = LANES) -> Any:

@@ -22,7 +22,7 @@ from .compiled import compiled
 from .product import cells, panels, part, room_for
 from .stored import Stored, pack_columns
 from .threads import allowed_processors, share
-from .tile import HEIGHT, LANES, WIDTH, block_of, blocks_of, multiply_tile, pack_rows, store_tile
+from .tile import HEIGHT, LANES, WIDTH, block_of, blocks_of, multiply_tile, pack_rows
 from .transform import INPUTS, RESULTS, transform, transform_weights
 
 Floats = npt.NDArray[np.float32]
@@ -178,15 +178,14 @@ def _cut_size(tiling: Maps | Frames, tiles: int, channels: int) -> int:
 @compiled
 def _multiply(tiles: Floats, factors: Floats, products: Floats, count: int, width: int) -> None:
     taps, channels = len(factors), (factors.shape[1] - WIDTH) // width
-    tile, zeros, stride = np.empty((HEIGHT, WIDTH), np.float32), np.zeros(WIDTH, np.float32), tiles.size // taps
+    zeros, stride = np.zeros(WIDTH, np.float32), tiles.size // taps
     for tap in range(taps):
         for column in range(0, width, WIDTH):
             columns = tap * factors.shape[1] + channels * column
             for block in range(blocks_of(count)):
                 first, height = block_of(count, block)
-                rows = tap * stride + first * channels
-                multiply_tile(tiles, rows, height, channels, factors, columns, zeros, 0, tile, 0)
-                store_tile(tile, height, products, tap * products.shape[1] + first * width + column, width)
+                rows, to = tap * stride + first * channels, tap * products.shape[1] + first * width + column
+                multiply_tile(tiles, rows, height, channels, factors, columns, zeros, 0, products, to, width)
 
 
 # The size of a tile is a constant of what is compiled.
