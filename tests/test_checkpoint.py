@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,7 +30,7 @@ from svdkit.errors import (
     WeightsError,
 )
 from svdkit.pipeline import StableVideoDiffusionPipeline
-from svdkit.plugins import registry
+from svdkit.plugins import make, registry
 from svdkit.sigmas import karras
 from svdkit.weights import STEMS, Weights, write_weights
 from svdkit_numpy.backend import NumpyBackend
@@ -46,7 +48,7 @@ FILES = [
 
 
 def load(folder: Path | str, **options: Any) -> StableVideoDiffusionPipeline:
-    pipe = StableVideoDiffusionPipeline.from_pretrained(folder, backend="numpy", **options)
+    pipe = StableVideoDiffusionPipeline.from_pretrained(folder, **{"backend": "numpy", **options})
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -185,6 +187,36 @@ def test_a_variant_is_read_if_it_is_asked_for(plain: Path, tmp_path: Path) -> No
         load(tmp_path / "variant")
     with pytest.raises(CheckpointError, match=r"no safetensors weights for variant='fp32'"):
         load(tmp_path / "variant", variant="fp32")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(
+    ("backend", "dtype", "mapped"),
+    [("mindspore", None, True), ("torch", "float32", True), ("torch", "bfloat16", False), ("numpy", None, False)],
+)
+def test_who_computes_with_weights_as_they_are_stored_leaves_them_in_the_file(
+    plain: Path, backend: str, dtype: str | None, mapped: bool
+) -> None:
+    pytest.importorskip(backend)
+    k = make("backend", backend, None, "cpu", dtype)
+    network = load_component("unet", plain, k)
+    maps = Path("/proc/self/maps").read_text()
+    assert (str(weights_file(plain, "unet").resolve()) in maps) == mapped
+    del network
+    gc.collect()
+    assert str(weights_file(plain, "unet").resolve()) not in Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("backend", ["mindspore", "torch"])
+def test_weights_in_16_bits_give_what_the_same_numbers_in_32_give(
+    plain: Path, tmp_path: Path, backend: str, dtype: str
+) -> None:
+    pytest.importorskip(backend)
+    load(plain).save_pretrained(tmp_path / "short", dtype=dtype)
+    load(tmp_path / "short").save_pretrained(tmp_path / "long", dtype="float32")
+    results = [latents(load(tmp_path / name, backend=backend, device="cpu")) for name in ("short", "long")]
+    np.testing.assert_array_equal(*(np.asarray(x) for x in results))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
