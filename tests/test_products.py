@@ -147,7 +147,7 @@ def test_what_is_parted(
     rows: int, columns: int, processors: int, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(product, "allowed_processors", lambda: list(range(processors)))
-    assert product.cells(rows, columns, product.panels(columns)) == expected
+    assert product.cells(rows, columns) == expected
 
 
 def test_what_is_no_number_stays_where_it_is() -> None:

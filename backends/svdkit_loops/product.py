@@ -52,7 +52,7 @@ def _share_multiply(x: Floats, weights: Sequence[Stored], biases: Sequence[Float
     count = panels(columns)
     padded = np.zeros((len(weights), count * WIDTH), np.float32)
     padded[:, :columns] = biases
-    down, across = cells(rows, columns, count)
+    down, across = cells(rows, columns)
 
     def work(i: int, j: int) -> None:
         chunk = room_for("rows", (CHUNK * size + HEIGHT + LANES,))
@@ -68,22 +68,21 @@ def _share_multiply(x: Floats, weights: Sequence[Stored], biases: Sequence[Float
 
 def multiply_size(rows: int, size: int, columns: int, gated: bool) -> int:
     """Numbers that all threads hold for a product."""
-    down, _ = cells(rows, columns, panels(columns))
+    down, _ = cells(rows, columns)
     each = min(CHUNK, -(-rows // down)) + (1 + gated) * WIDTH
     return len(allowed_processors()) * each * size
 
 
-def cells(rows: int, columns: int, panels: int) -> tuple[int, int]:
-    """Into how many parts rows and panels are cut, so that each thread has its pieces and little is laid out twice.
+def cells(rows: int, columns: int) -> tuple[int, int]:
+    """Into how many parts rows and panels are cut, so that each thread has one and little is laid out twice.
 
-    A part of the rows lays out all columns that are multiplied with it, and a part of the columns all rows.
+    Each part of the rows lays out all columns that are multiplied with it, and each part of the columns all rows.
     """
-    threads = len(allowed_processors())
-    pieces = threads
-    ways = []
-    for across in range(1, min(panels, pieces) + 1):
-        down = min(-(-pieces // across), blocks_of(rows))
-        ways.append((-min(pieces, down * across), across * rows + down * columns, down, across))
+    threads, ways = len(allowed_processors()), []
+    for across in range(1, min(panels(columns), threads) + 1):
+        down = min(-(-threads // across), blocks_of(rows))
+        idle = max(0, threads - down * across)
+        ways.append((idle, across * rows + down * columns, down, across))
     return min(ways)[2:]
 
 

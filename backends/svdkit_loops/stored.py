@@ -70,15 +70,11 @@ def pack_columns(
                     for row in rows:
                         _fetch(builder, builder.gep(row, [k]), AHEAD)
                 for first in range(0, WIDTH, LANES):
-                    group = [
-                        _numbers(builder, kind, builder.gep(row, [k]), lanes) for row in rows[first : first + LANES]
-                    ]
-                    for i, vector in enumerate(
-                        transposed(builder, group) if lanes > 1 else [_together(builder, group)]
-                    ):
-                        place = builder.mul(builder.add(k, index(i)), index(WIDTH))
-                        place = builder.gep(target, [builder.add(place, index(first))])
-                        builder.store(vector, vector_at(builder, place, 0), align=4)
+                    numbers = [_numbers(builder, kind, builder.gep(row, [k]), lanes) for row in rows[first:][:LANES]]
+                    vectors = transposed(builder, numbers) if lanes > 1 else [_together(builder, numbers)]
+                    for i, vector in enumerate(vectors):
+                        place = builder.add(builder.mul(builder.add(k, index(i)), index(WIDTH)), index(first))
+                        builder.store(vector, vector_at(builder, builder.gep(target, [place]), 0), align=4)
         return context.get_dummy_value()
 
     return types.void(weights, start, stride, count, length, out, to), emit
@@ -94,6 +90,7 @@ def _fetch(builder: Any, place: Any, ahead: int) -> None:
 
 
 def _together(builder: Any, numbers: list[Any]) -> Any:
+    """A vector of single numbers."""
     vector = ir.Constant(ir.VectorType(ir.FloatType(), len(numbers)), ir.Undefined)
     for i, number in enumerate(numbers):
         vector = builder.insert_element(vector, number, ir.Constant(ir.IntType(32), i))

@@ -123,7 +123,7 @@ def convolve(tiling: Maps | Frames, x: Floats, weight: Stored, bias: Floats, out
             f"or {out.shape}."
         )
     weight, count = weight.reshape(columns, channels, taps), panels(columns)
-    down, across = cells(tiling.count, columns, count)
+    down, across = cells(tiling.count, columns)
     together = _together(tiling, channels)
 
     def work(i: int, j: int) -> None:
@@ -158,7 +158,7 @@ def tiles_size(call: Call) -> int:
     tiling: Maps | Frames = Maps.of((n, height, width, channels))
     if call.kernel == "temporal_conv":
         tiling = Frames.of((n, height * width, channels), call.options["frames"])
-    down, across = cells(tiling.count, columns, panels(columns))
+    down, across = cells(tiling.count, columns)
     tiles = min(TILES, -(-tiling.count // down))
     together = min(_together(tiling, channels), -(-panels(columns) // across))
     each = _cut_size(tiling, tiles, channels) + tiling.taps * together * WIDTH * (channels + tiles)
