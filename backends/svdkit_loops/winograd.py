@@ -7,8 +7,6 @@ they are stored, and come from memory in every call.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
 from math import prod
 
 import numpy as np
@@ -18,20 +16,16 @@ from attrs import frozen
 from svdkit import winograd
 from svdkit.backend import Call
 
-from .compiled import compiled
 from .product import cells, panels, part, room_for
-from .stored import Stored, pack_columns
+from .stored import Stored
 from .threads import allowed_processors, share
-from .tile import HEIGHT, LANES, WIDTH, block_of, blocks_of, multiply_tile, pack_rows
-from .transform import INPUTS, RESULTS, transform, transform_weights
+from .tile import WIDTH
+from .winograd_loops import cut_size, multiply_taps, over_frames, over_maps
 
 Floats = npt.NDArray[np.float32]
-Loops = tuple[Callable[..., None], ...]
 
 TILES = 112
 """Tiles that a thread cuts at a time."""
-CHANNELS = 128
-"""Channels that it cuts at a time, so that a block of tiles stays in its nearest caches."""
 FACTORS = 2**20
 """Transformed weights that it has at a time, unless those of a single panel are more: 4 MB."""
 
@@ -61,15 +55,15 @@ class Maps:
 
     def cut(self, x: Floats, start: int, count: int, out: Floats) -> None:
         """`B d B'` of tiles from the start-th on, as `multiply_tile` takes rows, one tap after another."""
-        _over_maps(self.m)[0](x, start, count, out)
+        over_maps(self.m)[0](x, start, count, out)
 
     def put(self, products: Floats, start: int, count: int, bias: Floats, out: Floats, column: int) -> None:
         """`A y A' + bias` of products `(count, O')` of each tap, to places in `(N, H, W, O)`, from a column on."""
-        _over_maps(self.m)[1](products, start, count, bias, out, column)
+        over_maps(self.m)[1](products, start, count, bias, out, column)
 
     def factors(self, weight: Stored, first: int, last: int, out: Floats) -> None:
         """`G w G'` of weights `(O, I, 9)`, of panels from first to last, into `(panels, I, WIDTH)` of each tap."""
-        _over_maps(self.m)[2](weight, first, last, out)
+        over_maps(self.m)[2](weight, first, last, out)
 
 
 @frozen
@@ -98,15 +92,15 @@ class Frames:
 
     def cut(self, x: Floats, start: int, count: int, out: Floats) -> None:
         """`B d` of tiles from the start-th on, as `multiply_tile` takes rows, one tap after another."""
-        _over_frames(self.m)[0](x, self.frames, start, count, out)
+        over_frames(self.m)[0](x, self.frames, start, count, out)
 
     def put(self, products: Floats, start: int, count: int, bias: Floats, out: Floats, column: int) -> None:
         """`A y + bias` of products `(count, O')` of each tap, to their places in `(V * F, P, O)`, from a column on."""
-        _over_frames(self.m)[1](products, self.frames, start, count, bias, out, column)
+        over_frames(self.m)[1](products, self.frames, start, count, bias, out, column)
 
     def factors(self, weight: Stored, first: int, last: int, out: Floats) -> None:
         """`G w` of weights `(O, I, 3)`, of panels from first to last, into `(panels, I, WIDTH)` of each tap."""
-        _over_frames(self.m)[2](weight, first, last, out)
+        over_frames(self.m)[2](weight, first, last, out)
 
 
 def convolve(tiling: Maps | Frames, x: Floats, weight: Stored, bias: Floats, out: Floats) -> None:
@@ -135,7 +129,7 @@ def convolve(tiling: Maps | Frames, x: Floats, weight: Stored, bias: Floats, out
         runs, groups = -(-(bottom - top) // TILES), -(-(right - left) // together)
         for run in range(runs):
             start, end = (top + edge for edge in part(bottom - top, runs, run))
-            tiles = room_for("tiles", (_cut_size(tiling, end - start, channels),))
+            tiles = room_for("tiles", (cut_size(tiling.taps, end - start, channels),))
             tiling.cut(x, start, end - start, tiles)
             for group in range(groups):
                 first, last = (left + edge for edge in part(right - left, groups, group))
@@ -145,7 +139,7 @@ def convolve(tiling: Maps | Frames, x: Floats, weight: Stored, bias: Floats, out
                 if run == 0 or groups > 1:
                     tiling.factors(weight, first, last, factors)
                 products = room_for("products", (tiling.taps, (end - start) * width + WIDTH))
-                _multiply(tiles, factors, products, end - start, width)
+                multiply_taps(tiles, factors, products, end - start, width)
                 tiling.put(products, start, end - start, bias[column : column + width], out, column)
 
     share(work, down * across, out.size)
@@ -161,139 +155,10 @@ def tiles_size(call: Call) -> int:
     down, across = cells(tiling.count, columns)
     tiles = min(TILES, -(-tiling.count // down))
     together = min(_together(tiling, channels), -(-panels(columns) // across))
-    each = _cut_size(tiling, tiles, channels) + tiling.taps * together * WIDTH * (channels + tiles)
+    each = cut_size(tiling.taps, tiles, channels) + tiling.taps * together * WIDTH * (channels + tiles)
     return len(allowed_processors()) * each
 
 
 def _together(tiling: Maps | Frames, channels: int) -> int:
     """Panels whose weights are transformed at a time."""
     return max(1, FACTORS // (tiling.taps * channels * WIDTH))
-
-
-def _cut_size(tiling: Maps | Frames, tiles: int, channels: int) -> int:
-    """Numbers of so many tiles that are cut, and of what is overwritten after those of each tap."""
-    return tiling.taps * (tiles * channels + HEIGHT + LANES)
-
-
-@compiled
-def _multiply(tiles: Floats, factors: Floats, products: Floats, count: int, width: int) -> None:
-    taps, channels = len(factors), (factors.shape[1] - WIDTH) // width
-    zeros, stride = np.zeros(WIDTH, np.float32), tiles.size // taps
-    for tap in range(taps):
-        for column in range(0, width, WIDTH):
-            columns = tap * factors.shape[1] + channels * column
-            for block in range(blocks_of(count)):
-                first, height = block_of(count, block)
-                rows, to = tap * stride + first * channels, tap * products.shape[1] + first * width + column
-                multiply_tile(tiles, rows, height, channels, factors, columns, zeros, 0, products, to, width)
-
-
-# The size of a tile is a constant of what is compiled.
-
-
-@cache
-def _over_maps(m: int) -> Loops:
-    n = m + 2
-
-    @compiled
-    def cut(x: Floats, start: int, tiles: int, out: Floats) -> None:
-        _, height, width, channels = x.shape
-        down, across, tap_size = -(-height // m), -(-width // m), out.size // (n * n)
-        half, room = np.empty((n, n, CHANNELS), np.float32), np.zeros((2, CHANNELS), np.float32)
-        whole = np.empty((n * n, HEIGHT, CHANNELS), np.float32)
-        for block in range(blocks_of(tiles)):
-            begin, count = block_of(tiles, block)
-            for c in range(0, channels, CHANNELS):
-                some = min(CHANNELS, channels - c)
-                for t in range(count):
-                    image, place = divmod(start + begin + t, down * across)
-                    top, left = place // across * m - 1, place % across * m - 1
-                    inside, step = (max(0, -top), min(n, height - top)), width * channels
-                    for b in range(n):
-                        at, to = ((image * height + top) * width + left + b) * channels + c, b * CHANNELS
-                        there = inside if 0 <= left + b < width else (0, 0)
-                        transform(INPUTS, m, x, at, step, there, None, half, to, n * CHANNELS, n, room, some)
-                    for k in range(n):
-                        at, to, stride = k * n * CHANNELS, (k * n * HEIGHT + t) * CHANNELS, HEIGHT * CHANNELS
-                        transform(INPUTS, m, half, at, CHANNELS, (0, n), None, whole, to, stride, n, room, some)
-                for tap in range(n * n):
-                    to = tap * tap_size + begin * channels + c * count
-                    pack_rows(whole, tap * HEIGHT * CHANNELS, CHANNELS, count, some, out, to)
-
-    @compiled
-    def put(products: Floats, start: int, tiles: int, bias: Floats, out: Floats, column: int) -> None:
-        _, height, width, columns = out.shape
-        down, across, there, tap_size = -(-height // m), -(-width // m), len(bias), products.shape[1]
-        channels = -(-there // WIDTH) * WIDTH
-        half, room = np.empty((m, n, channels), np.float32), np.zeros((2, channels), np.float32)
-        for t in range(tiles):
-            image, place = divmod(start + t, down * across)
-            top, left = place // across * m, place % across * m
-            for b in range(n):
-                at, step = b * tap_size + t * channels, n * tap_size
-                transform(
-                    RESULTS, m, products, at, step, (0, n), None, half, b * channels, n * channels, m, room, channels
-                )
-            for k in range(min(m, height - top)):
-                at, to = k * n * channels, ((image * height + top + k) * width + left) * columns + column
-                count = min(m, width - left)
-                transform(RESULTS, m, half, at, channels, (0, n), bias, out, to, columns, count, room, there)
-
-    return cut, put, _factors(m, 2)
-
-
-@cache
-def _over_frames(m: int) -> Loops:
-    n = m + 2
-
-    @compiled
-    def cut(x: Floats, frames: int, start: int, tiles: int, out: Floats) -> None:
-        _, positions, channels = x.shape
-        in_video, tap_size = -(-frames // m), out.size // n
-        whole, room = np.empty((n, HEIGHT, CHANNELS), np.float32), np.zeros((2, CHANNELS), np.float32)
-        for block in range(blocks_of(tiles)):
-            begin, count = block_of(tiles, block)
-            for c in range(0, channels, CHANNELS):
-                some = min(CHANNELS, channels - c)
-                for t in range(count):
-                    tile, position = divmod(start + begin + t, positions)
-                    video, first = tile // in_video * frames, tile % in_video * m - 1
-                    at, step = ((video + first) * positions + position) * channels + c, positions * channels
-                    inside, to, stride = (max(0, -first), min(n, frames - first)), t * CHANNELS, HEIGHT * CHANNELS
-                    transform(INPUTS, m, x, at, step, inside, None, whole, to, stride, n, room, some)
-                for tap in range(n):
-                    to = tap * tap_size + begin * channels + c * count
-                    pack_rows(whole, tap * HEIGHT * CHANNELS, CHANNELS, count, some, out, to)
-
-    @compiled
-    def put(products: Floats, frames: int, start: int, tiles: int, bias: Floats, out: Floats, column: int) -> None:
-        _, positions, columns = out.shape
-        in_video, there, tap_size = -(-frames // m), len(bias), products.shape[1]
-        channels = -(-there // WIDTH) * WIDTH
-        room = np.zeros((2, channels), np.float32)
-        for t in range(tiles):
-            tile, position = divmod(start + t, positions)
-            video, first = tile // in_video * frames, tile % in_video * m
-            to, stride = ((video + first) * positions + position) * columns + column, positions * columns
-            at, count = t * channels, min(m, frames - first)
-            transform(RESULTS, m, products, at, tap_size, (0, n), bias, out, to, stride, count, room, there)
-
-    return cut, put, _factors(m, 1)
-
-
-@cache
-def _factors(m: int, axes: int) -> Callable[..., None]:
-    size = 3**axes
-
-    @compiled
-    def factors(weight: Stored, first: int, last: int, out: Floats) -> None:
-        columns, channels, _ = weight.shape
-        few = np.empty((LANES * size, WIDTH), np.float32)
-        for panel in range(first, last):
-            width = min(WIDTH, columns - panel * WIDTH)
-            for c in range(0, channels, LANES):
-                count, row = min(LANES, channels - c), channels * size
-                pack_columns(weight, panel * WIDTH * row + c * size, row, width, count * size, few, 0)
-                transform_weights(m, axes, few, count, out, ((panel - first) * channels + c) * WIDTH, out.shape[1])
-
-    return factors
