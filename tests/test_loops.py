@@ -20,24 +20,10 @@ from svdkit import winograd
 from svdkit_loops import compiled, elementwise, scalar, threads
 from svdkit_loops.stored import stored
 from svdkit_loops.tile import WIDTH
-from svdkit_loops.weights import to_float32
 from svdkit_loops.winograd import Frames, Maps
 
 ROUNDING = 3e-7
 """6e-8 measured."""
-
-
-@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
-def test_every_half_is_converted_exactly(dtype: type) -> None:
-    every = np.arange(2**16, dtype=np.uint16).view(dtype)
-    np.testing.assert_array_equal(to_float32(every), every.astype(np.float32))
-
-
-def test_other_floats_are_converted_too() -> None:
-    x = np.random.default_rng(0).standard_normal((3, 4, 5))
-    np.testing.assert_array_equal(to_float32(x.transpose(2, 0, 1)), x.transpose(2, 0, 1).astype(np.float32))
-    single = x.astype(np.float32)
-    assert to_float32(single) is single
 
 
 @pytest.mark.parametrize("m", [2, 4])

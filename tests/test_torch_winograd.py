@@ -14,6 +14,7 @@ from svdkit.backend import Call, Host
 torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402, N812
+from torch import library  # noqa: E402
 
 from svdkit_torch import winograd  # noqa: E402
 from svdkit_torch.backend import TorchBackend  # noqa: E402
@@ -98,7 +99,7 @@ def test_gradients_are_those_of_a_direct_convolution() -> None:
         torch.from_numpy(drawn(10, 2, 3, 256)),
     )
     leaf = torch.from_numpy(drawn(10, 2, 3, 256)).requires_grad_()
-    torch.library.opcheck(winograd.convolve, (leaf, over_time.half(), offset, 5))
+    library.opcheck(winograd.convolve, (leaf, over_time.half(), offset, 5))
 
 
 def test_when_it_is_used() -> None:

@@ -17,7 +17,6 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .tile import HAS_HALVES, LANES, WIDTH, data_of, in_a_row, index, transposed, vector_at
-from .weights import to_float32
 
 Stored: TypeAlias = npt.NDArray[Any]
 """Numbers of float32, bits of float16 as unsigned or of bfloat16 as signed integers, so that loops tell them apart."""
@@ -26,6 +25,11 @@ _BITS = {"float16": np.uint16, "bfloat16": np.int16}
 AHEAD = 512
 """Bytes that weights are asked for ahead of their use: their rows are too many for a processor to foresee."""
 _KINDS = {types.float32: "float32", types.uint16: "float16", types.int16: "bfloat16"}
+
+
+def to_float32(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Floats of any dtype as loops take what is small, such as biases: themselves if they are float32, in order."""
+    return np.ascontiguousarray(values, np.float32)
 
 
 def stored(weight: npt.NDArray[Any]) -> Stored:

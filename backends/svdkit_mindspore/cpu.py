@@ -21,8 +21,7 @@ from mindspore import Parameter, ops
 from svdkit import winograd
 from svdkit.backend import Array, Call, Host, Layer, Map, mix_share
 from svdkit.memory.malloc import keep_freed_memory
-from svdkit_loops.stored import stored, stored_size
-from svdkit_loops.weights import to_float32
+from svdkit_loops.stored import stored, stored_size, to_float32
 
 from . import eager, memory, tables, traced
 from .base import IN_GRAPH, MindSporeBackend, constant

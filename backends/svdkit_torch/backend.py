@@ -24,8 +24,7 @@ from svdkit.memory import Memory
 from svdkit.memory.malloc import keep_freed_memory
 from svdkit_loops import elementwise
 from svdkit_loops.attention import attend_in_time
-from svdkit_loops.stored import stored_size
-from svdkit_loops.weights import to_float32
+from svdkit_loops.stored import stored_size, to_float32
 
 from . import memory, packed, winograd
 from .devices import KINDS, default_dtype, find_device, found_devices

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,9 +40,8 @@ class OnDemand:
     def release(self) -> None:
         """Forget the network; its memory is free once nobody else holds it."""
         if self._network is not None:
-            alive, self._network = weakref.ref(self._network), None
-            if alive() is not None:  # one that refers to a method of its own waits for this, a tenth of a second
-                gc.collect()
+            self._network = None
+            gc.collect()  # a network that refers to a method of its own would wait for this
 
     def enable_forward_chunking(self, chunk_size: int | None = None, dim: int = 0) -> None:
         """As the UNet has it, now and whenever it is loaded."""
