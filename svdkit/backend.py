@@ -46,6 +46,11 @@ def mix_share(factor: Host, flip: bool) -> float:
     return float(1 / (1 + np.exp(np.float64(factor[0]) * (1 if flip else -1))))
 
 
+def added(y: Array | Map, plus: Array | Map | None) -> Array | Map:
+    """`y + plus`, if there is something to add: what `plus` means of layers that do not add it on the way."""
+    return y if plus is None else y + plus
+
+
 def itemsize(dtype: str) -> int:
     """Bytes of one element of a float dtype."""
     return {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}[dtype]
@@ -223,18 +228,21 @@ class Backend(ABC):
 
     @abstractmethod
     def conv2d(self, weight: Host, bias: Host | None, stride: int = 1, padding: tuple[int, int] = (1, 1)) -> Layer:
-        """`map -> map`. weight `(O, I, k, k)`; `padding` zeros before and after, on both axes alike."""
+        """`(map, plus=None) -> map`. weight `(O, I, k, k)`; `padding` zeros before and after, on both axes alike.
+
+        `plus`, a map of the result's shape, is added to the result.
+        """
 
     @abstractmethod
     def temporal_conv(self, weight: Host, bias: Host) -> Layer:
-        """`(map, frames) -> map`: convolution over the frames of each video, zeros beyond its ends.
+        """`(map, frames, plus=None) -> map`: convolution over the frames of each video, zeros beyond its ends.
 
-        weight `(O, I, k, 1, 1)`, k odd; the N maps are N / frames videos one after another.
+        weight `(O, I, k, 1, 1)`, k odd; the N maps are N / frames videos one after another. `plus` as in `conv2d`.
         """
 
     @abstractmethod
     def linear(self, weight: Host, bias: Host | None) -> Layer:
-        """`(…, I) -> (…, O)`. weight `(O, I)`."""
+        """`(…, I), plus=None -> (…, O)`. weight `(O, I)`; `plus`, of the result's shape, is added to the result."""
 
     @abstractmethod
     def group_norm(self, weight: Host, bias: Host, groups: int, eps: float, silu: bool) -> Layer:

@@ -122,7 +122,14 @@ class NaiveVariance(NumpyBackend):
 class ShiftsFrames(NumpyBackend):
     def temporal_conv(self, weight, bias):
         layer = super().temporal_conv(weight, bias)
-        return lambda x, frames: np.roll(layer(x, frames), 1, axis=0)
+        return lambda x, frames, plus=None: np.roll(layer(x, frames, plus), 1, axis=0)
+
+
+@fake(fails=r"kernel_on_\w+\[.*linear", tried="kernel")
+class AddsNothing(NumpyBackend):
+    def linear(self, weight, bias):
+        layer = super().linear(weight, bias)
+        return lambda x, plus=None: layer(x)
 
 
 @fake(fails=r"kernel_on_\w+\[.*conv2d|one_size.*conv2d")
@@ -179,8 +186,8 @@ class LayersRememberBySize(NumpyBackend):
     def conv2d(self, weight, bias, stride=1, padding=(1, 1)):
         layer, shapes = super().conv2d(weight, bias, stride, padding), {}
 
-        def apply(x):
-            y = layer(x)
+        def apply(x, plus=None):
+            y = layer(x, plus)
             return y.reshape(*y.shape[:2], *shapes.setdefault(y.size, y.shape[2:]))
 
         return apply
@@ -191,9 +198,9 @@ class Drifts(NumpyBackend):
     def linear(self, weight, bias):
         layer, calls = super().linear(weight, bias), [0]
 
-        def apply(x):
+        def apply(x, plus=None):
             calls[0] += 1
-            return layer(x) * np.float32(1 + 1e-3 * (calls[0] - 1))
+            return layer(x, plus) * np.float32(1 + 1e-3 * (calls[0] - 1))
 
         return apply
 

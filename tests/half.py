@@ -24,6 +24,8 @@ COMPONENTS = ("image_encoder", "vae.encode", "unet", "vae.decode")
 DTYPES = ("bfloat16", "float16")
 MARGIN = 1.15
 """Both errors are of rounding alone, and as random: measured, ours is between 0.86 and 1.09 times theirs."""
+IMAGES = 16
+"""An embedding has few numbers: of four images ours is between 0.9 and 1.2 times theirs, though in all no larger."""
 FLOAT32 = 1e-5
 """The autoencoder is float32 beside a float16 UNet on both sides; there the errors are those of tests/parity.py."""
 
@@ -46,7 +48,7 @@ def measure(name: str, dtype: str, checkpoint: Path, device: str = "cpu") -> dic
     rng = np.random.default_rng(0)
     height, width, frames = configuration.height, configuration.width, configuration.frames
     shapes = {
-        "image_encoder": (2, 3, 224, 224),
+        "image_encoder": (IMAGES, 3, 224, 224),
         "vae.encode": (2, 3, height, width),
         "unet": (2, frames, 8, height // 8, width // 8),
         "vae.decode": (frames, 4, height // 8, width // 8),

@@ -30,7 +30,7 @@ X = RNG.standard_normal((3, 50, 64)) * 2 + 5  # of a mean that is larger than th
 SCALE, SHIFT, ROWS = RNG.standard_normal(64), RNG.standard_normal(64), RNG.standard_normal((3, 64))
 VALUE, GATE = (RNG.standard_normal((50, 64)).astype(np.float16) / np.float16(8) for _ in range(2))
 BOTH, B, C = np.concatenate([VALUE, GATE]), RNG.standard_normal(50), RNG.standard_normal(50)
-X0 = X[0] - 5
+X0, Y0 = X[0] - 5, RNG.standard_normal((50, 50))
 
 
 def gelu(x: Host) -> Host:
@@ -50,18 +50,19 @@ def group_norm(x: Host) -> Host:
 CASES: dict[str, tuple[Callable[..., Any], tuple[Host, ...], Host]] = {
     "add_rows": (lambda k, x, r: k.add_rows(x, r), (X, ROWS), X + ROWS[:, None]),
     "gelu": (lambda k, x: k.gelu(x), (X0,), gelu(X0)),
-    "linear": (lambda k, x, b: k.linear(x, Weight(VALUE), b), (X0, B), X0 @ VALUE.T + B),
+    "linear": (lambda k, x: k.linear(x, Weight(VALUE), Weight(B)), (X0,), X0 @ VALUE.T + B),
     "linear, no bias": (lambda k, x: k.linear(x, Weight(VALUE), None), (X0,), X0 @ VALUE.T),
+    "linear, plus": (lambda k, x, y: k.linear(x, Weight(VALUE), Weight(B), y), (X0, Y0), X0 @ VALUE.T + B + Y0),
     "geglu": (
-        lambda k, x, b: k.geglu(x, Weight(BOTH), b),
-        (X0, np.concatenate([B, C])),
+        lambda k, x: k.geglu(x, Weight(BOTH), Weight(np.concatenate([B, C]))),
+        (X0,),
         (X0 @ VALUE.T + B) * gelu(X0 @ GATE.T + C),
     ),
-    "group_norm": (lambda k, x, w, b: k.group_norm(x, w, b, 8, 1e-5, True), (X, SCALE, SHIFT), group_norm(X)),
+    "group_norm": (lambda k, x: k.group_norm(x, 3, Weight(SCALE), Weight(SHIFT), 8, 1e-5, True), (X,), group_norm(X)),
     "mix": (lambda k, a, b: k.mix(a, b, 0.3), (X, X[::-1]), 0.3 * X + 0.7 * X[::-1]),
     "layer_norm": (
-        lambda k, x, w, b: k.layer_norm(x, w, b, 1e-5),
-        (X[0], SCALE, SHIFT),
+        lambda k, x: k.layer_norm(x, Weight(SCALE), Weight(SHIFT), 1e-5),
+        (X[0],),
         normalised(X[0], (1,)) * SCALE + SHIFT,
     ),
 }

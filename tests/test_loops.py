@@ -21,6 +21,7 @@ from svdkit_loops import compiled, elementwise, scalar, threads
 from svdkit_loops.stored import stored
 from svdkit_loops.tile import WIDTH
 from svdkit_loops.winograd import Frames, Maps
+from svdkit_loops.winograd_loops import cut_size
 
 ROUNDING = 3e-7
 """6e-8 measured."""
@@ -40,7 +41,9 @@ def test_weights_are_transformed(m: int, dtype: type, channels: int) -> None:
     ):
         size = 2 * channels * WIDTH
         out = np.full((tiling.taps, size + 3), 7, np.float32)
-        tiling.factors(stored(given), 0, 2, out)
+        tiles = np.zeros(cut_size(tiling.taps, 1, channels), np.float32)
+        products = np.empty((tiling.taps, 3 * WIDTH), np.float32)
+        tiling.multiply(tiles, 1, stored(given), 0, 2, out, channels, False, products)
         assert (out[:, size:] == 7).all(), "nothing was written outside"
         columns = out[:, :size].reshape(tiling.taps, 2, channels, WIDTH).transpose(0, 2, 1, 3)
         assert relative_error(columns.reshape(tiling.taps, channels, -1)[..., : WIDTH + 5], expected) < ROUNDING

@@ -82,14 +82,14 @@ def test_gradients_are_those_of_a_direct_convolution() -> None:
 
     kernel = torch.from_numpy(drawn(256, 256, 3, 3) / 48)
     check(
-        lambda x: winograd.convolve(x, kernel, offset, 0),
+        lambda x: winograd.convolve(x, kernel, offset, None, 0),
         lambda x: F.conv2d(x.permute(0, 3, 1, 2), kernel, offset, padding=1).permute(0, 2, 3, 1),
         torch.from_numpy(drawn(1, 5, 6, 256)),
     )
     over_time = torch.from_numpy(drawn(256, 256, 3, 1, 1) / 28)
     taps = over_time[..., 0, 0]
     check(
-        lambda x: winograd.convolve(x, over_time, offset, 5),
+        lambda x: winograd.convolve(x, over_time, offset, None, 5),
         lambda x: (
             F.conv1d(x.reshape(2, 5, 6, 256).permute(0, 2, 3, 1).flatten(0, 1), taps, offset, padding=1)
             .unflatten(0, (2, 6))
@@ -99,7 +99,8 @@ def test_gradients_are_those_of_a_direct_convolution() -> None:
         torch.from_numpy(drawn(10, 2, 3, 256)),
     )
     leaf = torch.from_numpy(drawn(10, 2, 3, 256)).requires_grad_()
-    library.opcheck(winograd.convolve, (leaf, over_time.half(), offset, 5))
+    more = leaf.detach().clone().requires_grad_()
+    library.opcheck(winograd.convolve, (leaf, over_time.half(), offset, more, 5))
 
 
 def test_when_it_is_used() -> None:
@@ -107,7 +108,7 @@ def test_when_it_is_used() -> None:
     wide, deep, narrow = (np.zeros(s, np.float32) for s in ((320, 320, 3, 3), (1280, 320, 3, 3), (127, 320, 3, 3)))
     used: list[int] = []
 
-    def note(x: Any, weight: Any, bias: Any, frames: int) -> Any:
+    def note(x: Any, weight: Any, bias: Any, plus: Any, frames: int) -> Any:
         used.append(frames)
         return x
 

@@ -17,6 +17,7 @@ from svdkit import winograd
 from svdkit_loops import product
 from svdkit_loops import winograd as loops
 from svdkit_loops.stored import stored
+from svdkit_loops.tile import WIDTH
 from svdkit_mindspore import eager
 from svdkit_mindspore.backend import create
 
@@ -61,7 +62,7 @@ def test_tiles_take_few_products(lengths: tuple[int, ...], m: int) -> None:
 @pytest.mark.parametrize("m", [2, 4])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 4, 4), (3, 5, 7), (2, 9, 13)])
 @pytest.mark.parametrize(("channels", "out"), [(64, 72), (200, 31), (5, 130)])
-@pytest.mark.parametrize("blocks", [{}, {"TILES": 5, "FACTORS": 1}])
+@pytest.mark.parametrize("blocks", [{}, {"TILES": 5, "KEPT": 0, "FACTORS": 36 * 48 * WIDTH}])
 @pytest.mark.parametrize("processors", [1, 2, 5])
 def test_numbers(
     m: int,
@@ -83,12 +84,15 @@ def test_numbers(
     y = np.full((*shape, out), np.nan, np.float32)
     loops.convolve(loops.Maps(x.shape, m), x, stored(weight), bias, y)
     assert relative_error(y, convolve(x, weight, bias)) < ROUNDING
+    before, more = y.copy(), rng.standard_normal(y.shape, np.float32)
+    loops.convolve(loops.Maps(x.shape, m), x, stored(weight), bias, y, more)
+    assert relative_error(y, before + more.astype(np.float64)) < ROUNDING
 
 
 @pytest.mark.parametrize("m", [2, 4])
 @pytest.mark.parametrize(("videos", "frames"), [(1, 1), (3, 1), (2, 2), (1, 3), (2, 4), (5, 5), (3, 14)])
 @pytest.mark.parametrize(("channels", "out"), [(64, 72), (200, 31)])
-@pytest.mark.parametrize("blocks", [{}, {"TILES": 7, "FACTORS": 1}])
+@pytest.mark.parametrize("blocks", [{}, {"TILES": 7, "KEPT": 0, "FACTORS": 6 * 48 * WIDTH}])
 def test_numbers_in_time(
     m: int,
     videos: int,
@@ -107,6 +111,9 @@ def test_numbers_in_time(
     y = np.full((videos * frames, 15, out), np.nan, np.float32)
     loops.convolve(loops.Frames(x.shape, frames, m), x, stored(weight), bias, y)
     assert relative_error(y, convolve_in_time(x, weight, bias, frames)) < ROUNDING
+    before, more = y.copy(), rng.standard_normal(y.shape, np.float32)
+    loops.convolve(loops.Frames(x.shape, frames, m), x, stored(weight), bias, y, more)
+    assert relative_error(y, before + more.astype(np.float64)) < ROUNDING
 
 
 def test_what_does_not_fit_is_not_convolved() -> None:
@@ -123,6 +130,8 @@ def test_what_does_not_fit_is_not_convolved() -> None:
     ):
         with pytest.raises(ValueError, match="do not fit tiles"):
             loops.convolve(t, x, np.ascontiguousarray(w), b, np.empty_like(out))
+    with pytest.raises(ValueError, match="do not fit tiles"):
+        loops.convolve(tiling, x, weight, bias, np.empty_like(x), x[:1])
 
 
 # On MindSpore

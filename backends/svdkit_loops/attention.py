@@ -16,7 +16,7 @@ import numpy.typing as npt
 from . import scalar
 from .compiled import compiled, summed_in_lanes
 from .threads import PIECES, allowed_processors, share
-from .tile import HEIGHT, LANES, WIDTH, block_of, blocks_of, multiply_tile, pack_rows, subtract_largest
+from .tile import HEIGHT, LANES, WIDTH, block_of, blocks_of, multiply_tile, pack_rows, place, subtract_largest
 
 Floats = npt.NDArray[np.float32]
 
@@ -91,15 +91,15 @@ def _attend(q: Floats, k: Floats, v: Floats, heads: int, parts: int, out: Floats
                     panel[c, lane] = x[at + c] * scale
             for block in range(blocks_of(keys)):
                 first, height = block_of(keys, block)
-                multiply_tile(packed_keys, first * size, height, size, panel, 0, zeros, 0, scores, first * WIDTH, WIDTH)
+                rows, to = place(packed_keys, first * size), place(scores, first * WIDTH)
+                multiply_tile(rows, height, size, place(panel, 0), place(zeros, 0), 0, to, WIDTH)
             subtract_largest(scores, keys)
             for s in range(keys * WIDTH):
                 scores[s] = scalar.exp(scores[s])
             for block in range(blocks_of(size + 1)):
                 first, height = block_of(size + 1, block)
-                multiply_tile(
-                    packed_values, first * keys, height, keys, scores, 0, zeros, 0, sums, first * WIDTH, WIDTH
-                )
+                rows, to = place(packed_values, first * keys), place(sums, first * WIDTH)
+                multiply_tile(rows, height, keys, place(scores, 0), place(zeros, 0), 0, to, WIDTH)
             for lane in range(width):
                 at, share_of_one = start + (p * WIDTH + lane) * channels, np.float32(1) / sums[size, lane]
                 for c in range(size):

@@ -16,14 +16,12 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .tile import HAS_HALVES, LANES, WIDTH, data_of, in_a_row, index, transposed, vector_at
+from .tile import HAS_HALVES, LANES, WIDTH, data_of, fetch, in_a_row, index, transposed, vector_at
 
 Stored: TypeAlias = npt.NDArray[Any]
 """Numbers of float32, bits of float16 as unsigned or of bfloat16 as signed integers, so that loops tell them apart."""
 
 _BITS = {"float16": np.uint16, "bfloat16": np.int16}
-AHEAD = 512
-"""Bytes that weights are asked for ahead of their use: their rows are too many for a processor to foresee."""
 _KINDS = {types.float32: "float32", types.uint16: "float16", types.int16: "bfloat16"}
 
 
@@ -72,7 +70,7 @@ def pack_columns(
             with cgutils.for_range_slice(builder, begin, end, index(lanes)) as (k, _):
                 if lanes > 1:
                     for row in rows:
-                        _fetch(builder, builder.gep(row, [k]), AHEAD)
+                        fetch(builder, builder.gep(row, [k]))
                 for first in range(0, WIDTH, LANES):
                     numbers = [_numbers(builder, kind, builder.gep(row, [k]), lanes) for row in rows[first:][:LANES]]
                     vectors = transposed(builder, numbers) if lanes > 1 else [_together(builder, numbers)]
@@ -82,15 +80,6 @@ def pack_columns(
         return context.get_dummy_value()
 
     return types.void(weights, start, stride, count, length, out, to), emit
-
-
-def _fetch(builder: Any, place: Any, ahead: int) -> None:
-    """Asks for what lies so many bytes further, and does not wait for it; there need not be anything."""
-    byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
-    kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
-    prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    place = builder.gep(builder.bitcast(place, byte), [index(ahead)])
-    builder.call(prefetch, [place, *(ir.Constant(word, x) for x in (0, 3, 1))])  # to read, into all caches, data
 
 
 def _together(builder: Any, numbers: list[Any]) -> Any:

@@ -28,8 +28,12 @@ HAS_HALVES = bool(_FEATURES.get("f16c")) or platform.machine() in ("aarch64", "a
 HEIGHT = 14 if LANES == 16 or platform.machine() in ("aarch64", "arm64") else 6
 """Rows of a tile, at most: with 32 registers, or 16."""
 
+AHEAD = 512
+"""Bytes that rows are asked for ahead of their use: they are too many for a processor to foresee."""
+
 _Index, _Number = ir.IntType(64), ir.FloatType()
 _Vector = ir.VectorType(_Number, LANES)
+_PLACE = types.CPointer(types.float32)
 _SPLAT = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
 
 
@@ -57,46 +61,49 @@ def in_a_row(*arrays: Any) -> bool:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def multiply_tile(
-    context: Any,
-    rows: Any,
-    start: Any,
-    height: Any,
-    length: Any,
-    columns: Any,
-    first: Any,
-    bias: Any,
-    at: Any,
-    out: Any,
-    to: Any,
-    stride: Any,
-) -> tuple[Any, Callable[..., Any]] | None:
-    """Rows of `out` become bias + rows times columns. Arrays are float32; indices count numbers of a whole array.
+def place(context: Any, x: Any, start: Any) -> tuple[Any, Callable[..., Any]] | None:
+    """Where the start-th number of a whole array is, for as long as the array is used further on.
 
-    Args:
-        rows: `(length, height)` from the start-th number on.
-        columns: `(length, WIDTH)` from the first number on.
-        bias: `(WIDTH,)` from the at-th number on.
-        out: the first of so many rows of WIDTH is at the to-th number, the next ones a stride further each.
+    Loops that choose between arrays would count references to them: 300 cycles a tile.
     """
-    if not in_a_row(rows, columns, bias, out):
+    if not in_a_row(x):
         return None
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data = data_of(context, builder, signature, args)
-        a, b, bias, out = (builder.gep(data(i), [args[i + 1]]) for i in (0, 4, 6, 8))
+        return builder.gep(data_of(context, builder, signature, args)(0), [args[1]])
+
+    return _PLACE(x, start), emit
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def multiply_tile(
+    context: Any, rows: Any, height: Any, length: Any, columns: Any, begin: Any, step: Any, out: Any, stride: Any
+) -> tuple[Any, Callable[..., Any]] | None:
+    """Rows of WIDTH numbers become what they begin with + rows times columns.
+
+    Args:
+        rows: the place of `(length, height)`.
+        columns: that of `(length, WIDTH)`.
+        begin, step: what the first row begins with, and how much further it is for the next ones.
+        out, stride: where the first row goes, and how much further the next ones.
+    """
+    if any(x != _PLACE for x in (rows, columns, begin, out)):
+        return None
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        rows, height, length, columns, begin, step, out, stride = args
         end = builder.append_basic_block("end")
-        heights = builder.switch(args[2], end)
-        for height in range(1, HEIGHT + 1):
-            block = builder.append_basic_block(f"height_{height}")
-            heights.add_case(index(height), block)
+        heights = builder.switch(height, end)
+        for high in range(1, HEIGHT + 1):
+            block = builder.append_basic_block(f"height_{high}")
+            heights.add_case(index(high), block)
             builder.position_at_end(block)
-            _emit_tile(builder, height, args[3], a, b, bias, out, args[10])
+            _emit_tile(builder, high, length, rows, columns, (begin, step), (out, stride))
             builder.branch(end)
         builder.position_at_end(end)
         return context.get_dummy_value()
 
-    return types.void(rows, start, height, length, columns, first, bias, at, out, to, stride), emit
+    return types.void(rows, height, length, columns, begin, step, out, stride), emit
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -124,6 +131,8 @@ def pack_rows(
             groups = []
             for first in range(0, len(rows), LANES):
                 vectors = [vector_at(builder, builder.gep(row, [k]), 0) for row in rows[first : first + LANES]]
+                for row in rows[first : min(HEIGHT, first + LANES)]:
+                    fetch(builder, builder.gep(row, [k]))
                 groups.append(transposed(builder, [builder.load(vector, align=4) for vector in vectors]))
             for i in range(LANES):
                 place = builder.gep(target, [builder.mul(builder.add(k, index(i)), height)])
@@ -179,10 +188,35 @@ def transposed(builder: Any, rows: list[Any]) -> list[Any]:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def store_tile(
-    context: Any, tile: Any, height: Any, out: Any, start: Any, stride: Any
+def begin_tile(
+    context: Any, bias: Any, at: Any, plus: Any, start: Any, stride: Any, height: Any, width: Any, tile: Any
 ) -> tuple[Any, Callable[..., Any]] | None:
-    """Copies `tile[:height]` to rows of `out`, a stride apart, from the start-th number on.
+    """`tile[:height, :width]` becomes bias, from its at-th number on, + rows of `plus`, as `store_tile` has them."""
+    if not in_a_row(bias, plus, tile):
+        return None
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = data_of(context, builder, signature, args)
+        bias = builder.gep(data(0), [args[1]])
+
+        def move(inside: Any, outside: Any, c: Any, lanes: int) -> None:
+            number = _numbers(builder, outside, c, lanes)
+            number = builder.fadd(
+                builder.load(number, align=4), builder.load(_numbers(builder, bias, c, lanes), align=4)
+            )
+            builder.store(number, _numbers(builder, inside, c, lanes), align=4)
+
+        _emit_rows(builder, data(7), (data(2), args[3], args[4]), args[5], args[6], move)
+        return context.get_dummy_value()
+
+    return types.void(bias, at, plus, start, stride, height, width, tile), emit
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def store_tile(
+    context: Any, tile: Any, height: Any, width: Any, out: Any, start: Any, stride: Any
+) -> tuple[Any, Callable[..., Any]] | None:
+    """Copies `tile[:height, :width]` to rows of `out`, a stride apart, from the start-th number on.
 
     A loop would ask in each row whether the two overlap: 1400 cycles a tile instead of 100.
     """
@@ -191,14 +225,42 @@ def store_tile(
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         data = data_of(context, builder, signature, args)
-        with cgutils.for_range(builder, args[1]) as loop:
-            row = builder.gep(data(0), [builder.mul(loop.index, index(WIDTH))])
-            place = builder.gep(data(2), [builder.add(args[3], builder.mul(loop.index, args[4]))])
-            for v in range(VECTORS):
-                builder.store(builder.load(vector_at(builder, row, v), align=4), vector_at(builder, place, v), align=4)
+
+        def move(inside: Any, outside: Any, c: Any, lanes: int) -> None:
+            number = builder.load(_numbers(builder, inside, c, lanes), align=4)
+            builder.store(number, _numbers(builder, outside, c, lanes), align=4)
+
+        _emit_rows(builder, data(0), (data(3), args[4], args[5]), args[1], args[2], move)
         return context.get_dummy_value()
 
-    return types.void(tile, height, out, start, stride), emit
+    return types.void(tile, height, width, out, start, stride), emit
+
+
+def _numbers(builder: Any, row: Any, c: Any, lanes: int) -> Any:
+    return vector_at(builder, builder.gep(row, [c]), 0, lanes)
+
+
+def _emit_rows(builder: Any, tile: Any, rows: Any, height: Any, width: Any, move: Callable[..., None]) -> None:
+    """Moves what is in a tile from or to rows elsewhere: vectors if it is as wide as WIDTH, else single numbers."""
+    whole, (data, start, stride) = builder.icmp_signed("==", width, index(WIDTH)), rows
+    with cgutils.for_range(builder, height) as loop:
+        inside = builder.gep(tile, [builder.mul(loop.index, index(WIDTH))])
+        outside = builder.gep(data, [builder.add(start, builder.mul(loop.index, stride))])
+        with builder.if_else(whole) as (then, otherwise):
+            with then:
+                for v in range(VECTORS):
+                    move(inside, outside, index(v * LANES), LANES)
+            with otherwise, cgutils.for_range(builder, width) as column:
+                move(inside, outside, column.index, 1)
+
+
+def fetch(builder: Any, place: Any) -> None:
+    """Asks for what lies AHEAD bytes further, and does not wait for it; there need not be anything."""
+    byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+    prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    place = builder.gep(builder.bitcast(place, byte), [index(AHEAD)])
+    builder.call(prefetch, [place, *(ir.Constant(word, x) for x in (0, 3, 1))])  # to read, into all caches, data
 
 
 def data_of(context: Any, builder: Any, signature: Any, args: Any) -> Callable[[int], Any]:
@@ -206,14 +268,15 @@ def data_of(context: Any, builder: Any, signature: Any, args: Any) -> Callable[[
     return lambda i: context.make_array(signature.args[i])(context, builder, args[i]).data
 
 
-def _emit_tile(builder: Any, height: int, length: Any, a: Any, b: Any, bias: Any, out: Any, stride: Any) -> None:
+def _emit_tile(builder: Any, height: int, length: Any, a: Any, b: Any, begin: Any, out: Any) -> None:
     signature = ir.FunctionType(_Vector, [_Vector] * 3)
     multiply_add = cgutils.get_or_insert_function(builder.module, signature, f"llvm.fmuladd.v{LANES}f32")
     # Variables that live in registers, once LLVM has seen that nothing takes their address.
     sums = [[cgutils.alloca_once(builder, _Vector) for _ in range(VECTORS)] for _ in range(height)]
-    for row in sums:
+    for i, row in enumerate(sums):
+        place = builder.gep(begin[0], [builder.mul(index(i), begin[1])])
         for v, x in enumerate(row):
-            builder.store(builder.load(vector_at(builder, bias, v), align=4), x)
+            builder.store(builder.load(vector_at(builder, place, v), align=4), x)
     with cgutils.for_range(builder, length) as loop:
         step = builder.gep(b, [builder.mul(loop.index, index(WIDTH))])
         values = builder.gep(a, [builder.mul(loop.index, index(height))])
@@ -225,7 +288,7 @@ def _emit_tile(builder: Any, height: int, length: Any, a: Any, b: Any, bias: Any
             for x, vector in zip(row, vectors, strict=True):
                 builder.store(builder.call(multiply_add, [value, vector, builder.load(x)]), x)
     for i, row in enumerate(sums):
-        place = builder.gep(out, [builder.mul(index(i), stride)])
+        place = builder.gep(out[0], [builder.mul(index(i), out[1])])
         for v, x in enumerate(row):
             builder.store(builder.load(x), vector_at(builder, place, v), align=4)
 

@@ -31,6 +31,7 @@ def transform(
     step: Any,
     inside: Any,
     bias: Any,
+    plus: Any,
     out: Any,
     to: Any,
     stride: Any,
@@ -38,26 +39,28 @@ def transform(
     room: Any,
     channels: Any,
 ) -> tuple[Any, Callable[..., Any]] | None:
-    """`bias + matrix @ x`, of rows of channels.
+    """`bias + plus + matrix @ x`, of rows of channels.
 
     Args:
         which, m: constants that say which matrix.
         x, place, step: where the first row is, and how far the next ones.
         inside: the first row, and the one after the last, that there are; others are taken for zero.
         bias: of each channel, or None.
+        plus: of the result's shape, or None.
         out, to, stride, count: where so many rows of the result go; others are left out.
         room: two rows, the first of zeros, the second for what is left out.
     """
     if not isinstance(which, types.StringLiteral) or not isinstance(m, types.IntegerLiteral):
         return None
-    if not in_a_row(x, out, room, *([] if isinstance(bias, types.NoneType) else [bias])):
+    optional = [array for array in (bias, plus) if not isinstance(array, types.NoneType)]
+    if not in_a_row(x, out, room, *optional):
         return None
     a, _, b = winograd.matrices(m.literal_value)
     matrix = b if which.literal_value == INPUTS else a
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         data = data_of(context, builder, signature, args)
-        zeros, left_out = data(11), builder.gep(data(11), [args[12]])
+        zeros, left_out = data(12), builder.gep(data(12), [args[13]])
         first, last = (builder.extract_value(args[5], i) for i in (0, 1))
 
         def row(start: Any, at: Any, i: int, step: Any, there: Any, instead: Any) -> Any:
@@ -67,22 +70,28 @@ def transform(
         for i in range(matrix.shape[1]):
             there = builder.and_(builder.icmp_signed("<=", first, index(i)), builder.icmp_signed(">", last, index(i)))
             sources.append(row(data(2), args[3], i, args[4], there, zeros))
-        targets = [
-            row(data(7), args[8], k, args[9], builder.icmp_signed(">", args[10], index(k)), left_out)
-            for k in range(len(matrix))
-        ]
-        biases = None if isinstance(signature.args[6], types.NoneType) else data(6)
-        whole = builder.mul(builder.sdiv(args[12], index(LANES)), index(LANES))
-        for begin, end, lanes in ((index(0), whole, LANES), (whole, args[12], 1)):
+
+        def rows_of(array: Any) -> list[Any]:
+            return [
+                row(array, args[9], k, args[10], builder.icmp_signed(">", args[11], index(k)), left_out)
+                for k in range(len(matrix))
+            ]
+
+        # What each row of the result begins with.
+        before = [[data(6)] * len(matrix)] if bias in optional else []
+        before += [rows_of(data(7))] if plus in optional else []
+        whole = builder.mul(builder.sdiv(args[13], index(LANES)), index(LANES))
+        for begin, end, lanes in ((index(0), whole, LANES), (whole, args[13], 1)):
             with cgutils.for_range_slice(builder, begin, end, index(lanes)) as (c, _):
                 rows = [_load(builder, source, c, lanes) for source in sources]
-                for factors, target in zip(matrix, targets, strict=True):
-                    begin_with = None if biases is None else _load(builder, biases, c, lanes)
+                for k, (factors, target) in enumerate(zip(matrix, rows_of(data(8)), strict=True)):
+                    firsts = [_load(builder, starts[k], c, lanes) for starts in before]
+                    begin_with = _sum(builder, None, [1] * len(firsts), firsts)
                     y = _sum(builder, begin_with, factors, rows)
                     builder.store(y, vector_at(builder, builder.gep(target, [c]), 0, lanes), align=4)
         return context.get_dummy_value()
 
-    return types.void(which, m, x, place, step, inside, bias, out, to, stride, count, room, channels), emit
+    return types.void(which, m, x, place, step, inside, bias, plus, out, to, stride, count, room, channels), emit
 
 
 @intrinsic  # type: ignore[untyped-decorator]

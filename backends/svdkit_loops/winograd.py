@@ -8,6 +8,7 @@ they are stored, and come from memory in every call.
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,18 +17,21 @@ from attrs import frozen
 from svdkit import winograd
 from svdkit.backend import Call
 
-from .product import cells, panels, part, room_for
+from .product import cells, panels, part
+from .room import room_for
 from .stored import Stored
 from .threads import allowed_processors, share
 from .tile import WIDTH
-from .winograd_loops import cut_size, multiply_taps, over_frames, over_maps
+from .winograd_loops import cut_size, over_frames, over_maps
 
 Floats = npt.NDArray[np.float32]
 
 TILES = 112
 """Tiles that a thread cuts at a time."""
-FACTORS = 2**20
-"""Transformed weights that it has at a time, unless those of a single panel are more: 4 MB."""
+FACTORS = 36 * 128 * WIDTH
+"""Transformed weights that it has at a time: half a megabyte, beside which products stay in the nearer caches."""
+KEPT = 2**20
+"""If all that a thread needs are no more than these, they are made once, and all columns are done at a time."""
 
 
 @frozen
@@ -57,13 +61,15 @@ class Maps:
         """`B d B'` of tiles from the start-th on, as `multiply_tile` takes rows, one tap after another."""
         over_maps(self.m)[0](x, start, count, out)
 
-    def put(self, products: Floats, start: int, count: int, bias: Floats, out: Floats, column: int) -> None:
-        """`A y A' + bias` of products `(count, O')` of each tap, to places in `(N, H, W, O)`, from a column on."""
-        over_maps(self.m)[1](products, start, count, bias, out, column)
+    def put(
+        self, products: Floats, start: int, count: int, bias: Floats, plus: Floats | None, out: Floats, column: int
+    ) -> None:
+        """`A y A' + bias + plus` of products `(count, O')` of each tap, to `(N, H, W, O)`, from a column on."""
+        over_maps(self.m)[1](products, start, count, bias, plus, out, column)
 
-    def factors(self, weight: Stored, first: int, last: int, out: Floats) -> None:
-        """`G w G'` of weights `(O, I, 9)`, of panels from first to last, into `(panels, I, WIDTH)` of each tap."""
-        over_maps(self.m)[2](weight, first, last, out)
+    def multiply(self, *arguments: Any) -> None:
+        """As `winograd_loops.Loops` has it: by `G w G'` of weights `(O, I, 9)`."""
+        over_maps(self.m)[2](*arguments)
 
 
 @frozen
@@ -94,22 +100,29 @@ class Frames:
         """`B d` of tiles from the start-th on, as `multiply_tile` takes rows, one tap after another."""
         over_frames(self.m)[0](x, self.frames, start, count, out)
 
-    def put(self, products: Floats, start: int, count: int, bias: Floats, out: Floats, column: int) -> None:
-        """`A y + bias` of products `(count, O')` of each tap, to their places in `(V * F, P, O)`, from a column on."""
-        over_frames(self.m)[1](products, self.frames, start, count, bias, out, column)
+    def put(
+        self, products: Floats, start: int, count: int, bias: Floats, plus: Floats | None, out: Floats, column: int
+    ) -> None:
+        """`A y + bias + plus` of products `(count, O')` of each tap, to `(V * F, P, O)`, from a column on."""
+        over_frames(self.m)[1](products, self.frames, start, count, bias, plus, out, column)
 
-    def factors(self, weight: Stored, first: int, last: int, out: Floats) -> None:
-        """`G w` of weights `(O, I, 3)`, of panels from first to last, into `(panels, I, WIDTH)` of each tap."""
-        over_frames(self.m)[2](weight, first, last, out)
+    def multiply(self, *arguments: Any) -> None:
+        """As `winograd_loops.Loops` has it: by `G w` of weights `(O, I, 3)`."""
+        over_frames(self.m)[2](*arguments)
 
 
-def convolve(tiling: Maps | Frames, x: Floats, weight: Stored, bias: Floats, out: Floats) -> None:
+def convolve(
+    tiling: Maps | Frames, x: Floats, weight: Stored, bias: Floats, out: Floats, plus: Floats | None = None
+) -> None:
     """The convolution of `(…, I)` with weights `(O, I, 3, 3)` or `(O, I, 3, 1, 1)`, plus a bias, into `(…, O)`.
+
+    Of this shape is what else is added, if there is any.
 
     A thread does some tiles from their cutting to their results, so that in between they stay in its cache.
     """
     channels, columns = x.shape[-1], out.shape[-1]
     fits = x.shape == tiling.shape and out.shape[:-1] == x.shape[:-1] and bias.shape == (columns,)
+    fits = fits and (plus is None or plus.shape == out.shape)
     taps = 9 if isinstance(tiling, Maps) else 3
     if not fits or weight.shape[:2] != (columns, channels) or prod(weight.shape[2:]) != taps:
         raise ValueError(
@@ -118,7 +131,6 @@ def convolve(tiling: Maps | Frames, x: Floats, weight: Stored, bias: Floats, out
         )
     weight, count = weight.reshape(columns, channels, taps), panels(columns)
     down, across = cells(tiling.count, columns)
-    together = _together(tiling, channels)
 
     def work(i: int, j: int) -> None:
         for cell in range(i, j):
@@ -126,21 +138,19 @@ def convolve(tiling: Maps | Frames, x: Floats, weight: Stored, bias: Floats, out
             of_cell(*part(tiling.count, down, r), *part(count, across, p))
 
     def of_cell(top: int, bottom: int, left: int, right: int) -> None:
-        runs, groups = -(-(bottom - top) // TILES), -(-(right - left) // together)
+        runs, (together, depth) = -(-(bottom - top) // TILES), _pieces(tiling, channels, right - left)
+        # Each tap's a little further, so that those of one place are not all on the same lines of the cache.
+        factors = room_for("factors", (tiling.taps, together * depth * WIDTH + WIDTH))
         for run in range(runs):
             start, end = (top + edge for edge in part(bottom - top, runs, run))
             tiles = room_for("tiles", (cut_size(tiling.taps, end - start, channels),))
+            products = room_for("products", (tiling.taps, (end - start) * together * WIDTH + WIDTH))
             tiling.cut(x, start, end - start, tiles)
-            for group in range(groups):
-                first, last = (left + edge for edge in part(right - left, groups, group))
-                column, width = first * WIDTH, (last - first) * WIDTH
-                # Each tap's a little further, so that those of one place are not all on the same lines of the cache.
-                factors = room_for("factors", (tiling.taps, channels * width + WIDTH))
-                if run == 0 or groups > 1:
-                    tiling.factors(weight, first, last, factors)
-                products = room_for("products", (tiling.taps, (end - start) * width + WIDTH))
-                multiply_taps(tiles, factors, products, end - start, width)
-                tiling.put(products, start, end - start, bias[column : column + width], out, column)
+            for first in range(left, right, together):
+                made = run > 0 and together == right - left and depth == channels
+                tiling.multiply(tiles, end - start, weight, first, first + together, factors, depth, made, products)
+                few, column = bias[first * WIDTH : (first + together) * WIDTH], first * WIDTH
+                tiling.put(products, start, end - start, few, plus, out, column)
 
     share(work, down * across, out.size)
 
@@ -154,11 +164,13 @@ def tiles_size(call: Call) -> int:
         tiling = Frames.of((n, height * width, channels), call.options["frames"])
     down, across = cells(tiling.count, columns)
     tiles = min(TILES, -(-tiling.count // down))
-    together = min(_together(tiling, channels), -(-panels(columns) // across))
-    each = cut_size(tiling.taps, tiles, channels) + tiling.taps * together * WIDTH * (channels + tiles)
-    return len(allowed_processors()) * each
+    together, depth = _pieces(tiling, channels, -(-panels(columns) // across))
+    each = tiling.taps * WIDTH * (together * (depth + tiles) + 2)
+    return len(allowed_processors()) * (cut_size(tiling.taps, tiles, channels) + each)
 
 
-def _together(tiling: Maps | Frames, channels: int) -> int:
-    """Panels whose weights are transformed at a time."""
-    return max(1, FACTORS // (tiling.taps * channels * WIDTH))
+def _pieces(tiling: Maps | Frames, channels: int, count: int) -> tuple[int, int]:
+    """Of so many panels those that are done at a time, and the channels whose weights are transformed at a time."""
+    if tiling.taps * channels * count * WIDTH <= KEPT:
+        return count, channels
+    return 1, min(channels, FACTORS // (tiling.taps * WIDTH))

@@ -14,12 +14,12 @@ import numpy.typing as npt
 
 from .compiled import compiled
 from .stored import Stored, pack_columns
-from .tile import HEIGHT, LANES, WIDTH, block_of, blocks_of, multiply_tile, pack_rows
+from .tile import HEIGHT, LANES, WIDTH, block_of, blocks_of, multiply_tile, pack_rows, place
 from .transform import INPUTS, RESULTS, transform, transform_weights
 
 Floats = npt.NDArray[np.float32]
 Loops = tuple[Callable[..., None], ...]
-"""What cuts tiles, what puts them back, and what transforms weights."""
+"""What cuts tiles, what puts them back, and what multiplies them by weights that it transforms."""
 
 CHANNELS = 128
 """Channels that are cut at a time, so that a block of tiles stays in the nearest caches."""
@@ -31,17 +31,27 @@ def cut_size(taps: int, tiles: int, channels: int) -> int:
 
 
 @compiled
-def multiply_taps(tiles: Floats, factors: Floats, products: Floats, count: int, width: int) -> None:
-    """Of each tap so many tiles times `width` columns of weights; factors and products have WIDTH numbers more each."""
-    taps, channels = len(factors), (factors.shape[1] - WIDTH) // width
-    zeros, stride = np.zeros(WIDTH, np.float32), tiles.size // taps
+def multiply_taps(
+    tiles: Floats, begin: int, end: int, factors: Floats, at: int, products: Floats, count: int, width: int, column: int
+) -> None:
+    """Adds to so many products of each tap, `(count, width)`, in WIDTH columns, what some channels give.
+
+    Args:
+        tiles: as they are cut, of all channels.
+        begin, end: the channels.
+        factors, at: where theirs of the first tap are.
+    """
+    taps = len(products)
+    apart, zeros = tiles.size // taps, np.zeros(WIDTH, np.float32)
+    channels = (apart - HEIGHT - LANES) // count
     for tap in range(taps):
-        for column in range(0, width, WIDTH):
-            columns = tap * factors.shape[1] + channels * column
-            for block in range(blocks_of(count)):
-                first, height = block_of(count, block)
-                rows, to = tap * stride + first * channels, tap * products.shape[1] + first * width + column
-                multiply_tile(tiles, rows, height, channels, factors, columns, zeros, 0, products, to, width)
+        for block in range(blocks_of(count)):
+            first, height = block_of(count, block)
+            rows = place(tiles, tap * apart + first * channels + begin * height)
+            to = place(products, tap * products.shape[1] + first * width + column)
+            so_far, step = (to, width) if begin else (place(zeros, 0), 0)
+            columns = place(factors, tap * factors.shape[1] + at)
+            multiply_tile(rows, height, end - begin, columns, so_far, step, to, width)
 
 
 @cache
@@ -66,16 +76,18 @@ def over_maps(m: int) -> Loops:
                     for b in range(n):
                         at, to = ((image * height + top) * width + left + b) * channels + c, b * CHANNELS
                         there = inside if 0 <= left + b < width else (0, 0)
-                        transform(INPUTS, m, x, at, step, there, None, half, to, n * CHANNELS, n, room, some)
+                        transform(INPUTS, m, x, at, step, there, None, None, half, to, n * CHANNELS, n, room, some)
                     for k in range(n):
                         at, to, stride = k * n * CHANNELS, (k * n * HEIGHT + t) * CHANNELS, HEIGHT * CHANNELS
-                        transform(INPUTS, m, half, at, CHANNELS, (0, n), None, whole, to, stride, n, room, some)
+                        transform(INPUTS, m, half, at, CHANNELS, (0, n), None, None, whole, to, stride, n, room, some)
                 for tap in range(n * n):
                     to = tap * tap_size + begin * channels + c * count
                     pack_rows(whole, tap * HEIGHT * CHANNELS, CHANNELS, count, some, out, to)
 
     @compiled
-    def put(products: Floats, start: int, tiles: int, bias: Floats, out: Floats, column: int) -> None:
+    def put(
+        products: Floats, start: int, tiles: int, bias: Floats, plus: Floats | None, out: Floats, column: int
+    ) -> None:
         _, height, width, columns = out.shape
         down, across, there, tap_size = -(-height // m), -(-width // m), len(bias), products.shape[1]
         channels = -(-there // WIDTH) * WIDTH
@@ -85,15 +97,14 @@ def over_maps(m: int) -> Loops:
             top, left = place // across * m, place % across * m
             for b in range(n):
                 at, step = b * tap_size + t * channels, n * tap_size
-                transform(
-                    RESULTS, m, products, at, step, (0, n), None, half, b * channels, n * channels, m, room, channels
-                )
+                to, stride = b * channels, n * channels
+                transform(RESULTS, m, products, at, step, (0, n), None, None, half, to, stride, m, room, channels)
             for k in range(min(m, height - top)):
                 at, to = k * n * channels, ((image * height + top + k) * width + left) * columns + column
                 count = min(m, width - left)
-                transform(RESULTS, m, half, at, channels, (0, n), bias, out, to, columns, count, room, there)
+                transform(RESULTS, m, half, at, channels, (0, n), bias, plus, out, to, columns, count, room, there)
 
-    return cut, put, _factors(m, 2)
+    return cut, put, _multiply(m, 2)
 
 
 @cache
@@ -115,13 +126,22 @@ def over_frames(m: int) -> Loops:
                     video, first = tile // in_video * frames, tile % in_video * m - 1
                     at, step = ((video + first) * positions + position) * channels + c, positions * channels
                     inside, to, stride = (max(0, -first), min(n, frames - first)), t * CHANNELS, HEIGHT * CHANNELS
-                    transform(INPUTS, m, x, at, step, inside, None, whole, to, stride, n, room, some)
+                    transform(INPUTS, m, x, at, step, inside, None, None, whole, to, stride, n, room, some)
                 for tap in range(n):
                     to = tap * tap_size + begin * channels + c * count
                     pack_rows(whole, tap * HEIGHT * CHANNELS, CHANNELS, count, some, out, to)
 
     @compiled
-    def put(products: Floats, frames: int, start: int, tiles: int, bias: Floats, out: Floats, column: int) -> None:
+    def put(
+        products: Floats,
+        frames: int,
+        start: int,
+        tiles: int,
+        bias: Floats,
+        plus: Floats | None,
+        out: Floats,
+        column: int,
+    ) -> None:
         _, positions, columns = out.shape
         in_video, there, tap_size = -(-frames // m), len(bias), products.shape[1]
         channels = -(-there // WIDTH) * WIDTH
@@ -131,24 +151,37 @@ def over_frames(m: int) -> Loops:
             video, first = tile // in_video * frames, tile % in_video * m
             to, stride = ((video + first) * positions + position) * columns + column, positions * columns
             at, count = t * channels, min(m, frames - first)
-            transform(RESULTS, m, products, at, tap_size, (0, n), bias, out, to, stride, count, room, there)
+            transform(RESULTS, m, products, at, tap_size, (0, n), bias, plus, out, to, stride, count, room, there)
 
-    return cut, put, _factors(m, 1)
+    return cut, put, _multiply(m, 1)
 
 
 @cache
-def _factors(m: int, axes: int) -> Callable[..., None]:
+def _multiply(m: int, axes: int) -> Callable[..., None]:
     size = 3**axes
 
     @compiled
-    def factors(weight: Stored, first: int, last: int, out: Floats) -> None:
+    def multiply(
+        tiles: Floats,
+        count: int,
+        weight: Stored,
+        first: int,
+        last: int,
+        factors: Floats,
+        depth: int,
+        made: bool,
+        products: Floats,
+    ) -> None:
         columns, channels, _ = weight.shape
-        few = np.empty((LANES * size, WIDTH), np.float32)
+        few, row, width = np.empty((LANES * size, WIDTH), np.float32), channels * size, (last - first) * WIDTH
         for panel in range(first, last):
-            width = min(WIDTH, columns - panel * WIDTH)
-            for c in range(0, channels, LANES):
-                count, row = min(LANES, channels - c), channels * size
-                pack_columns(weight, panel * WIDTH * row + c * size, row, width, count * size, few, 0)
-                transform_weights(m, axes, few, count, out, ((panel - first) * channels + c) * WIDTH, out.shape[1])
+            there, at = min(WIDTH, columns - panel * WIDTH), (panel - first) * depth * WIDTH
+            for begin in range(0, channels, depth):
+                end = min(begin + depth, channels)
+                for c in range(begin, begin if made else end, LANES):
+                    some = min(LANES, end - c)
+                    pack_columns(weight, panel * WIDTH * row + c * size, row, there, some * size, few, 0)
+                    transform_weights(m, axes, few, some, factors, at + (c - begin) * WIDTH, factors.shape[1])
+                multiply_taps(tiles, begin, end, factors, at, products, count, width, (panel - first) * WIDTH)
 
-    return factors
+    return multiply

@@ -22,7 +22,7 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import mint, ops
 
-from svdkit.backend import Array, Host, Layer, Map, mix_share
+from svdkit.backend import Array, Host, Layer, Map, added, mix_share
 from svdkit.errors import InputError
 
 from .base import MindSporeBackend, constant
@@ -72,12 +72,12 @@ class MindSporeAscend(MindSporeBackend):
         offset = None if bias is None else constant(bias, self.dtype)
         before, after = padding
 
-        def apply(x: Map) -> Map:
+        def apply(x: Map, plus: Map | None = None) -> Map:
             if before == after:
-                return mint.nn.functional.conv2d(x, kernel, offset, stride=stride, padding=before)
+                return added(mint.nn.functional.conv2d(x, kernel, offset, stride=stride, padding=before), plus)
             # The operator's own padding is the same on both sides.
             x = mint.nn.functional.pad(x, (before, after, before, after))
-            return mint.nn.functional.conv2d(x, kernel, offset, stride=stride, padding=0)
+            return added(mint.nn.functional.conv2d(x, kernel, offset, stride=stride, padding=0), plus)
 
         return apply
 
@@ -85,16 +85,17 @@ class MindSporeAscend(MindSporeBackend):
         kernel, offset = constant(weight, TIME_DTYPE), constant(bias, TIME_DTYPE)
         padding = (weight.shape[2] // 2, 0, 0)
 
-        def apply(x: Map, frames: int) -> Map:
+        def apply(x: Map, frames: int, plus: Map | None = None) -> Map:
             videos = _gather_frames(self.cast(x, TIME_DTYPE), frames)
-            return self.cast(_part_frames(mint.nn.functional.conv3d(videos, kernel, offset, padding=padding)))
+            y = mint.nn.functional.conv3d(videos, kernel, offset, padding=padding)
+            return added(self.cast(_part_frames(y)), plus)
 
         return apply
 
     def linear(self, weight: Host, bias: Host | None) -> Layer:
         matrix = constant(weight, self.dtype)
         offset = None if bias is None else constant(bias, self.dtype)
-        return lambda x: mint.nn.functional.linear(x, matrix, offset)
+        return lambda x, plus=None: added(mint.nn.functional.linear(x, matrix, offset), plus)
 
     def geglu(self, weight: Host, bias: Host) -> Layer:
         # One product reads the tokens once; its halves are views.

@@ -19,9 +19,9 @@ import numpy.typing as npt
 from mindspore import Parameter, ops
 
 from svdkit import winograd
-from svdkit.backend import Array, Call, Host, Layer, Map, mix_share
+from svdkit.backend import Array, Call, Host, Layer, Map, added, mix_share
 from svdkit.memory.malloc import keep_freed_memory
-from svdkit_loops.stored import stored, stored_size, to_float32
+from svdkit_loops.stored import stored_size
 
 from . import eager, memory, tables, traced
 from .base import IN_GRAPH, MindSporeBackend, constant
@@ -116,15 +116,19 @@ class MindSporeCPU(MindSporeBackend):
         in_patches = cache(lambda: self._in_patches(weight, bias, stride, padding))
         if padding != (1, 1) or not winograd.suits(weight.shape, WINOGRAD_CHANNELS, stride):
             return in_patches()
-        factors, offset = stored(weight), _weight(np.zeros(len(weight)) if bias is None else bias)
-        return lambda x: in_patches()(x) if IN_GRAPH.get() else eager.conv2d(x, factors, offset)
+        factors, offset = Weight(weight), Weight(np.zeros(len(weight)) if bias is None else bias)
+
+        def apply(x: Map, plus: Map | None = None) -> Map:
+            return in_patches()(x, plus) if IN_GRAPH.get() else eager.conv2d(x, factors, offset, plus)
+
+        return apply
 
     def _in_patches(self, weight: Host, bias: Host | None, stride: int, padding: tuple[int, int]) -> Layer:
         out, _, kernel, _ = weight.shape
         multiply = self.linear(weight.transpose(0, 2, 3, 1).reshape(out, -1), bias)
         before, after = padding
 
-        def apply(x: Map) -> Map:
+        def apply(x: Map, plus: Map | None = None) -> Map:
             n, h, w, channels = x.shape
             height, width = ((size + before + after - kernel) // stride + 1 for size in (h, w))
             table = _table(
@@ -132,28 +136,26 @@ class MindSporeCPU(MindSporeBackend):
                 *("patches", h, w, kernel, stride, padding),
             )
             y = self._patch_product(reshaped(x, n, h * w, channels), table, kernel**2, multiply)
-            return reshaped(y, n, height, width, out)
+            return added(reshaped(y, n, height, width, out), plus)
 
         return apply
 
     def temporal_conv(self, weight: Host, bias: Host) -> Layer:
         out, _, kernel = weight.shape[:3]
         in_tiles = winograd.suits(weight.shape, WINOGRAD_CHANNELS)
-        factors, offset = stored(weight), _weight(bias)
+        factors, offset = Weight(weight), Weight(bias)
         middle = cache(lambda: self.linear(weight[:, :, kernel // 2, 0, 0], bias))
         multiply = cache(lambda: self.linear(weight[..., 0, 0].transpose(0, 2, 1).reshape(out, -1), bias))
 
-        def apply(x: Map, frames: int) -> Map:
-            n, h, w, channels = x.shape
+        def apply(x: Map, frames: int, plus: Map | None = None) -> Map:
             if frames == 1:  # beside which is nothing
-                return middle()(x)
+                return middle()(x, plus)
             if in_tiles and not IN_GRAPH.get():
-                y = eager.temporal_conv(reshaped(x, n, h * w, channels), frames, factors, offset)
-            else:
-                table = _table(lambda: tables.frame_patches(frames, h * w, kernel), "frames", frames, h * w, kernel)
-                rows = reshaped(x, n // frames, frames * h * w, channels)
-                y = self._patch_product(rows, table, kernel, multiply())
-            return reshaped(y, n, h, w, out)
+                return eager.temporal_conv(x, frames, factors, offset, plus)
+            n, h, w, channels = x.shape
+            table = _table(lambda: tables.frame_patches(frames, h * w, kernel), "frames", frames, h * w, kernel)
+            rows = reshaped(x, n // frames, frames * h * w, channels)
+            return added(reshaped(self._patch_product(rows, table, kernel, multiply()), n, h, w, out), plus)
 
         return apply
 
@@ -172,36 +174,20 @@ class MindSporeCPU(MindSporeBackend):
         return self.concat(pieces, 1)
 
     def linear(self, weight: Host, bias: Host | None) -> Layer:
-        matrix, out = Weight(weight), len(weight)
-        offset = None if bias is None else _weight(bias)
-
-        def apply(x: Array) -> Array:
-            y = _kernels().linear(reshaped(x, -1, x.shape[-1]), matrix, offset)
-            return reshaped(y, *x.shape[:-1], out)
-
-        return apply
+        matrix, offset = Weight(weight), None if bias is None else Weight(bias)
+        return lambda x, plus=None: _kernels().linear(x, matrix, offset, plus)
 
     def geglu(self, weight: Host, bias: Host) -> Layer:
-        matrix, offset, half = Weight(weight), _weight(bias), len(weight) // 2
-
-        def apply(x: Array) -> Array:
-            y = _kernels().geglu(reshaped(x, -1, x.shape[-1]), matrix, offset)
-            return reshaped(y, *x.shape[:-1], half)
-
-        return apply
+        matrix, offset = Weight(weight), Weight(bias)
+        return lambda x: _kernels().geglu(x, matrix, offset)
 
     def group_norm(self, weight: Host, bias: Host, groups: int, eps: float, silu: bool) -> Layer:
-        scale, shift = _weight(weight), _weight(bias)
-
-        def apply(x: Map, frames: int = 1) -> Map:
-            rows = reshaped(x, x.shape[0] // frames, -1, x.shape[-1])
-            return reshaped(_kernels().group_norm(rows, scale, shift, groups, eps, silu), *x.shape)
-
-        return apply
+        scale, shift = Weight(weight), Weight(bias)
+        return lambda x, frames=1: _kernels().group_norm(x, x.shape[0] // frames, scale, shift, groups, eps, silu)
 
     def layer_norm(self, weight: Host, bias: Host, eps: float) -> Layer:
-        scale, shift = _weight(weight), _weight(bias)
-        return lambda x: reshaped(_kernels().layer_norm(reshaped(x, -1, x.shape[-1]), scale, shift, eps), *x.shape)
+        scale, shift = Weight(weight), Weight(bias)
+        return lambda x: _kernels().layer_norm(x, scale, shift, eps)
 
     def mix(self, factor: Host, flip: bool) -> Layer:
         weight = mix_share(factor, flip)
@@ -218,11 +204,7 @@ class MindSporeCPU(MindSporeBackend):
         return v if frames == 1 else _kernels().attention(q, k, v, heads, frames)
 
     def add_rows(self, x: Array | Map, rows: Array) -> Array | Map:
-        return reshaped(_kernels().add_rows(reshaped(x, rows.shape[0], -1, rows.shape[1]), rows), *x.shape)
-
-
-def _weight(values: Host) -> Array:
-    return constant(to_float32(values), "float32")
+        return _kernels().add_rows(x, rows)
 
 
 _TABLES: dict[tuple[object, ...], Parameter] = {}

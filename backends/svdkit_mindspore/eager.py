@@ -14,98 +14,115 @@ import numpy as np
 from svdkit.backend import Array, Host
 from svdkit_loops import elementwise, product
 from svdkit_loops.attention import attend, attend_in_time
-from svdkit_loops.stored import Stored
+from svdkit_loops.room import empty
 from svdkit_loops.winograd import Frames, Maps, convolve
 
 from .weight import Weight
 
 
-def empty(*shape: int) -> Array:
-    """A tensor whose elements are still to be written.
-
-    In NumPy's memory, which is in large pages where the system has them: a step takes 2 % longer in MindSpore's.
-    """
-    return ms.Tensor.from_numpy(np.empty(shape, np.float32))
-
-
 def add_rows(x: Array, rows: Array) -> Array:
-    """`x` `(V, R, C)` plus a row of `(V, C)` each."""
-    result = empty(*x.shape)
-    elementwise.add_rows(_host(x), _host(rows), result.asnumpy())
-    return result
+    """Plus a row of `(V, C)` to each of V parts of `(…, C)`."""
+    values, row = _host(x), _host(rows)
+    result = empty(*values.shape)
+    shape = len(row), -1, row.shape[1]
+    elementwise.add_rows(values.reshape(shape), row, result.reshape(shape))
+    return _tensor(result)
 
 
 def mix(a: Array, b: Array, weight: float) -> Array:
     """`weight * a + (1 - weight) * b`, of any shape."""
-    result = empty(*a.shape)
-    elementwise.mix(_host(a), _host(b), weight, result.asnumpy())
-    return result
+    first, second = _host(a), _host(b)
+    result = empty(*first.shape)
+    elementwise.mix(first, second, weight, result)
+    return _tensor(result)
 
 
 def gelu(x: Array) -> Array:
     """Of any shape."""
-    result = empty(*x.shape)
-    elementwise.gelu(_host(x), result.asnumpy())
-    return result
+    values = _host(x)
+    result = empty(*values.shape)
+    elementwise.gelu(values, result)
+    return _tensor(result)
 
 
-def linear(x: Array, weight: Weight, bias: Array | None) -> Array:
-    """`x @ weight.T`, plus a bias, if there is one, of `(R, I)`: `(R, O)`."""
-    result = empty(len(x), len(weight.stored))
-    product.multiply(_host(x), weight.stored, None if bias is None else _host(bias), result.asnumpy())
-    return result
+def linear(x: Array, weight: Weight, bias: Weight | None, plus: Array | None = None) -> Array:
+    """`x @ weight.T`, plus a bias, if there is one, plus an array, if there is one, of `(…, I)`: `(…, O)`."""
+    rows, matrix = _host(x), weight.stored
+    result = empty(*rows.shape[:-1], len(matrix))
+    offset, more = None if bias is None else bias.numbers, None if plus is None else _rows(_host(plus))
+    product.multiply(_rows(rows), matrix, offset, _rows(result), more)
+    return _tensor(result)
 
 
-def geglu(x: Array, weight: Weight, bias: Array) -> Array:
-    """`a * gelu(b)`, where `x @ weight.T + bias` of `(R, I)` is a beside b."""
-    half, offset = len(bias) // 2, _host(bias)
-    value, gate = weight.stored[:half], weight.stored[half:]
-    result = empty(len(x), half)
-    product.multiply_gated(_host(x), value, offset[:half], gate, offset[half:], result.asnumpy())
-    return result
+def geglu(x: Array, weight: Weight, bias: Weight) -> Array:
+    """`a * gelu(b)`, where `x @ weight.T + bias` of `(…, I)` is a beside b."""
+    rows, matrix, offset = _host(x), weight.stored, bias.numbers
+    half = len(matrix) // 2
+    result = empty(*rows.shape[:-1], half)
+    product.multiply_gated(_rows(rows), matrix[:half], offset[:half], matrix[half:], offset[half:], _rows(result))
+    return _tensor(result)
 
 
-def group_norm(x: Array, weight: Array, bias: Array, groups: int, eps: float, silu: bool) -> Array:
-    """Of `(V, R, C)`, each of V by the statistics of its R rows."""
-    result = empty(*x.shape)
-    elementwise.group_norm(_host(x), _host(weight), _host(bias), groups, eps, silu, result.asnumpy())
-    return result
+def group_norm(x: Array, videos: int, weight: Weight, bias: Weight, groups: int, eps: float, silu: bool) -> Array:
+    """Of `(…, C)`, each of so many parts by the statistics of its rows."""
+    values = _host(x)
+    result = empty(*values.shape)
+    rows, out = (a.reshape(videos, -1, values.shape[-1]) for a in (values, result))
+    elementwise.group_norm(rows, weight.numbers, bias.numbers, groups, eps, silu, out)
+    return _tensor(result)
 
 
-def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
-    """Of the rows of `(R, C)`."""
-    result = empty(*x.shape)
-    elementwise.layer_norm(_host(x), _host(weight), _host(bias), eps, result.asnumpy())
-    return result
+def layer_norm(x: Array, weight: Weight, bias: Weight, eps: float) -> Array:
+    """Of the rows of `(…, C)`."""
+    values = _host(x)
+    result = empty(*values.shape)
+    elementwise.layer_norm(_rows(values), weight.numbers, bias.numbers, eps, _rows(result))
+    return _tensor(result)
 
 
-def conv2d(x: Array, weight: Stored, bias: Array) -> Array:
-    """By weights `(O, I, 3, 3)` of `(N, H, W, I)`, padded by 1."""
-    return _convolve(Maps.of(x.shape), x, weight, bias)
+def conv2d(x: Array, weight: Weight, bias: Weight, plus: Array | None) -> Array:
+    """By weights `(O, I, 3, 3)` of `(N, H, W, I)`, padded by 1, plus an array, if there is one."""
+    maps = _host(x)
+    return _convolve(Maps.of(maps.shape), maps, weight, bias, plus)
 
 
-def temporal_conv(x: Array, frames: int, weight: Stored, bias: Array) -> Array:
-    """By weights `(O, I, 3, 1, 1)` of videos `(V * F, P, I)`."""
-    return _convolve(Frames.of(x.shape, frames), x, weight, bias)
+def temporal_conv(x: Array, frames: int, weight: Weight, bias: Weight, plus: Array | None) -> Array:
+    """By weights `(O, I, 3, 1, 1)` of videos `(V * F, H, W, I)`, plus an array, if there is one."""
+    maps = _host(x)
+    n, height, width, channels = maps.shape
+    return _convolve(Frames.of((n, height * width, channels), frames), maps, weight, bias, plus)
 
 
-def _convolve(tiling: Maps | Frames, x: Array, weight: Stored, bias: Array) -> Array:
-    result = empty(*x.shape[:-1], len(bias))
-    convolve(tiling, _host(x), weight, _host(bias), result.asnumpy())
-    return result
+def _convolve(tiling: Maps | Frames, x: Host, weight: Weight, bias: Weight, plus: Array | None) -> Array:
+    result = empty(*x.shape[:-1], len(bias.numbers))
+    shape = *tiling.shape[:-1], result.shape[-1]
+    more = None if plus is None else _host(plus).reshape(shape)
+    convolve(tiling, x.reshape(tiling.shape), weight.stored, bias.numbers, result.reshape(shape), more)
+    return _tensor(result)
 
 
 def attention(q: Array, k: Array, v: Array, heads: int, frames: int) -> Array:
     """Along positions, or, of more than one frame, along the frames of videos."""
-    result = empty(*q.shape)
-    rows = _host(q), _host(k), _host(v), heads
+    queries, keys, values = _host(q), _host(k), _host(v)
+    result = empty(*queries.shape)
     if frames > 1:
-        attend_in_time(*rows, frames, result.asnumpy())
+        attend_in_time(queries, keys, values, heads, frames, result)
     else:
-        attend(*rows, result.asnumpy())
-    return result
+        attend(queries, keys, values, heads, result)
+    return _tensor(result)
+
+
+_tensor = ms.Tensor.from_numpy
+"""Of an array's own memory: NumPy's, which is in large pages where the system has them."""
 
 
 def _host(x: Array) -> Host:
-    """The memory of a tensor, or of a copy if the tensor is a view of another order."""
+    """The memory of a tensor, or of a copy if the tensor is a view of another order.
+
+    MindSpore takes 5 microseconds to tell it, and some times as many between products, so it is asked once.
+    """
     return np.ascontiguousarray(x.asnumpy())
+
+
+def _rows(x: Host) -> Host:
+    return x.reshape(-1, x.shape[-1])

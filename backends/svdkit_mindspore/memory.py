@@ -35,8 +35,8 @@ def scratch(call: Call, channels: int, patch_elements: int) -> list[int]:
         case "conv2d" | "temporal_conv" if prod(call.weight[2:]) > 1:
             patches = prod(call.weight[1:]) * out // call.weight[0]
             block = min(patches, patch_elements)
-            # The rows with a zero row; patches; pieces.
-            return [*copies, size, block, *([out] if patches > block else [])]
+            # The rows with a zero row; patches; pieces; what is added to.
+            return [*copies, size, block, *([out] if patches > block else []), *([out] if call.inputs[1:] else [])]
         case "conv2d" | "linear" | "geglu":
             columns, inputs, gated = call.weight[0], call.weight[1], call.kernel == "geglu"
             return [*copies, multiply_size(size // inputs, inputs, columns // (1 + gated), gated)]

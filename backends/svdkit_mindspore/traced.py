@@ -21,8 +21,9 @@ SCORE_ELEMENTS = 2**26
 
 
 def add_rows(x: Array, rows: Array) -> Array:
-    """`x` `(V, R, C)` plus a row of `(V, C)` each."""
-    return x + rows.expand_dims(1)
+    """Plus a row of `(V, C)` to each of V parts of `(…, C)`."""
+    videos, channels = rows.shape
+    return (x.reshape(videos, -1, channels) + rows.expand_dims(1)).reshape(x.shape)
 
 
 def gelu(x: Array) -> Array:
@@ -30,31 +31,33 @@ def gelu(x: Array) -> Array:
     return x * (0.5 + 0.5 * ops.erf(x * 0.5**0.5))
 
 
-def linear(x: Array, weight: Weight, bias: Array | None) -> Array:
-    """`x @ weight.T`, plus a bias, if there is one, of `(R, I)`: `(R, O)`."""
-    y = _matmul(x, weight.parameter)
-    return y if bias is None else add_bias(y, bias)
+def linear(x: Array, weight: Weight, bias: Weight | None, plus: Array | None = None) -> Array:
+    """`x @ weight.T`, plus a bias, if there is one, plus an array, if there is one, of `(…, I)`: `(…, O)`."""
+    y = _matmul(x.reshape(-1, x.shape[-1]), weight.parameter)
+    y = (y if bias is None else add_bias(y, bias.parameter)).reshape(*x.shape[:-1], -1)
+    return y if plus is None else y + plus
 
 
-def geglu(x: Array, weight: Weight, bias: Array) -> Array:
-    """`a * gelu(b)`, where `x @ weight.T + bias` of `(R, I)` is a beside b."""
-    y, half = linear(x, weight, bias), len(bias) // 2
-    return y[:, :half] * gelu(y[:, half:])
+def geglu(x: Array, weight: Weight, bias: Weight) -> Array:
+    """`a * gelu(b)`, where `x @ weight.T + bias` of `(…, I)` is a beside b."""
+    y = linear(x, weight, bias)
+    half = y.shape[-1] // 2
+    return y[..., :half] * gelu(y[..., half:])
 
 
-def group_norm(x: Array, weight: Array, bias: Array, groups: int, eps: float, silu: bool) -> Array:
-    """Of `(V, R, C)`, each of V by the statistics of its R rows."""
-    videos, rows, channels = x.shape
-    y = x.reshape(videos, rows, groups, channels // groups)
+def group_norm(x: Array, videos: int, weight: Weight, bias: Weight, groups: int, eps: float, silu: bool) -> Array:
+    """Of `(…, C)`, each of so many parts by the statistics of its rows."""
+    y = x.reshape(videos, -1, groups, x.shape[-1] // groups)
     y = y - y.mean((1, 3), keep_dims=True)
     y = y * ops.rsqrt((y * y).mean((1, 3), keep_dims=True) + eps)
-    y = y.reshape(videos, rows, channels) * weight + bias
+    y = y.reshape(x.shape) * weight.parameter + bias.parameter
     return ops.silu(y) if silu else y
 
 
-def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
-    """Of the rows of `(R, C)`."""
-    return ops.LayerNorm(begin_norm_axis=1, begin_params_axis=1, epsilon=eps)(x, weight, bias)[0]
+def layer_norm(x: Array, weight: Weight, bias: Weight, eps: float) -> Array:
+    """Of the rows of `(…, C)`."""
+    normalise = ops.LayerNorm(begin_norm_axis=x.ndim - 1, begin_params_axis=x.ndim - 1, epsilon=eps)
+    return normalise(x, weight.parameter, bias.parameter)[0]
 
 
 def mix(a: Array, b: Array, weight: float) -> Array:

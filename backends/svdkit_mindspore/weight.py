@@ -1,25 +1,36 @@
-"""A matrix of weights, for loops as it is stored, for graphs as a parameter."""
+"""Weights of a layer, for loops in NumPy's memory, for graphs as a parameter."""
 
 from __future__ import annotations
 
 from functools import cached_property
 
+import numpy as np
+import numpy.typing as npt
 from mindspore import Parameter
 
 from svdkit.backend import Host
-from svdkit_loops.stored import Stored, stored
+from svdkit_loops.stored import Stored, stored, to_float32
 
 from .base import constant
 
 
 class Weight:
-    """Weights `(O, I)`, which stay where they are."""
+    """Weights of any shape, which stay where they are."""
 
     def __init__(self, values: Host) -> None:
         self._values = values
-        self.stored: Stored = stored(values)
+
+    @cached_property
+    def stored(self) -> Stored:
+        """As loops take what is large."""
+        return stored(self._values)
+
+    @cached_property
+    def numbers(self) -> npt.NDArray[np.float32]:
+        """As they take what is small."""
+        return to_float32(self._values)
 
     @cached_property
     def parameter(self) -> Parameter:
-        """The same in float32, made when the first graph is recorded that needs it."""
+        """As graphs take it: in float32, made when the first one is recorded that needs it."""
         return constant(self._values, "float32")

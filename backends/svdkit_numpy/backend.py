@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import erf, expit
 
-from svdkit.backend import Array, Backend, Call, Host, Layer, Map, mix_share
+from svdkit.backend import Array, Backend, Call, Host, Layer, Map, added, mix_share
 from svdkit.memory.malloc import keep_freed_memory
 
 from . import memory
@@ -74,13 +74,13 @@ class NumpyBackend(Backend):
         matrix = self.array(weight).reshape(weight.shape[0], -1)
         offset = self.array(np.zeros(weight.shape[0]) if bias is None else bias)
 
-        def apply(x: Map) -> Map:
+        def apply(x: Map, plus: Map | None = None) -> Map:
             padded = np.pad(x, [(0, 0), (0, 0), padding, padding])
             windows = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), axis=(2, 3))  # type: ignore[call-overload]
             windows = windows[:, :, ::stride, ::stride]
             n, _, height, width = windows.shape[:4]
             patches = windows.transpose(0, 2, 3, 1, 4, 5).reshape(n, height * width, -1)
-            return self.from_tokens(patches @ matrix.T + offset, height, width)
+            return added(self.from_tokens(patches @ matrix.T + offset, height, width), plus)
 
         return apply
 
@@ -89,21 +89,21 @@ class NumpyBackend(Backend):
         reach = taps.shape[2] // 2
         offset = self.array(bias)[:, None, None]
 
-        def apply(x: Map, frames: int) -> Map:
+        def apply(x: Map, frames: int, plus: Map | None = None) -> Map:
             videos = x.reshape(-1, frames, *x.shape[1:])
             padded = np.pad(videos, [(0, 0), (reach, reach), (0, 0), (0, 0), (0, 0)])
             out = sum(
                 np.einsum("oc,vfchw->vfohw", taps[:, :, i], padded[:, i : i + frames], optimize=True)
                 for i in range(taps.shape[2])
             )
-            return np.asarray(out + offset).reshape(x.shape[0], -1, *x.shape[2:])
+            return added(np.asarray(out + offset).reshape(x.shape[0], -1, *x.shape[2:]), plus)
 
         return apply
 
     def linear(self, weight: Host, bias: Host | None) -> Layer:
         matrix = self.array(weight).T
         offset = self.array(np.zeros(weight.shape[0]) if bias is None else bias)
-        return lambda x: x @ matrix + offset
+        return lambda x, plus=None: added(x @ matrix + offset, plus)
 
     def group_norm(self, weight: Host, bias: Host, groups: int, eps: float, silu: bool) -> Layer:
         scale, shift = (self.array(a).reshape(-1, 1, 1) for a in (weight, bias))

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from svdkit.backend import Array, Backend, Call, Device, Host, Layer, Map, mix_share
+from svdkit.backend import Array, Backend, Call, Device, Host, Layer, Map, added, mix_share
 from svdkit.backend import F as Function
 from svdkit.errors import InputError
 from svdkit.memory import Memory
@@ -154,52 +154,65 @@ class TorchBackend(Backend):
             return self.linear(weight[:, :, 0, 0], bias)
         if self._takes_loops(weight, bias) and winograd.suits(weight.shape, stride, padding):
             w, b = _stored(weight), self._weight(np.zeros(len(weight)) if bias is None else bias)
-            return lambda x: winograd.convolve(x, w, b(), 0)
+            return lambda x, plus=None: winograd.convolve(x, w, b(), plus, 0)
         if before == after:
             return self._conv2d(weight, bias, stride, (before, before))
         conv = self._conv2d(weight, bias, stride, (0, 0))
-        return lambda x: conv(F.pad(x, (0, 0, before, after, before, after)))
+        return lambda x, plus=None: conv(F.pad(x, (0, 0, before, after, before, after)), plus)
 
     def temporal_conv(self, weight: Host, bias: Host) -> Layer:
         out = weight.shape[0]
         if self._takes_loops(weight, bias) and winograd.suits(weight.shape):
             w, b = _stored(weight), self._weight(bias)
 
-            def apply(x: Map, frames: int) -> Map:
+            def in_tiles(x: Map, frames: int, plus: Map | None = None) -> Map:
                 if frames == 1:  # beside which is nothing
-                    return packed.linear(x, w[:, :, 1, 0, 0].contiguous(), b(), out)
-                return winograd.convolve(x, w, b(), frames)
+                    return packed.linear(x, w[:, :, 1, 0, 0].contiguous(), b(), plus, out)
+                return winograd.convolve(x, w, b(), plus, frames)
 
-            return apply
+            return in_tiles
         # Frames by positions are an image too, so this is a 2D convolution of a view: 525 GFLOP/s, nothing copied.
         reach = weight.shape[2] // 2
         conv = self._conv2d(weight[..., 0], bias, 1, (reach, 0))
-        return lambda x, frames: conv(x.reshape(-1, frames, x.shape[1] * x.shape[2], x.shape[3])).reshape(
-            *x.shape[:3], out
-        )
+
+        def apply(x: Map, frames: int, plus: Map | None = None) -> Map:
+            shape = -1, frames, x.shape[1] * x.shape[2]
+            more = None if plus is None else plus.reshape(*shape, out)
+            return conv(x.reshape(*shape, x.shape[3]), more).reshape(*x.shape[:3], out)
+
+        return apply
 
     def _takes_loops(self, *weights: Any) -> bool:
         """Whether compiled loops may do what such weights are for; convolutions then are Winograd's."""
         return self._device.type == "cpu" and self._dtype is torch.float32 and not _trained(*weights)
 
     def _conv2d(self, weight: Host, bias: Host | None, stride: int, padding: tuple[int, int]) -> Layer:
-        out, kernel, b = weight.shape[0], tuple(weight.shape[2:]), self._weight(bias)
-        convolve: Layer
+        b = self._weight(bias)
         if self._packs and not _trained(weight, bias):
-            convolve, w = packed.conv2d, self._weight(weight, lambda w: packed.pack_conv2d(w, stride, padding))
-            options: tuple[Any, ...] = out, kernel, stride, padding
+            w = self._weight(weight, lambda w: packed.pack_conv2d(w, stride, padding))
+            options = weight.shape[0], tuple(weight.shape[2:]), stride, padding
+
+            def convolve(x: Tensor, plus: Tensor | None) -> Any:
+                return packed.conv2d(x, w(), b(), plus, *options)
         else:
-            convolve, w = F.conv2d, self._weight(weight, lambda w: w.contiguous(memory_format=torch.channels_last))
-            options = stride, padding
-        return lambda x: convolve(x.permute(0, 3, 1, 2), w(), b(), *options).permute(0, 2, 3, 1)
+            w = self._weight(weight, lambda w: w.contiguous(memory_format=torch.channels_last))
+
+            def convolve(x: Tensor, plus: Tensor | None) -> Any:
+                return added(F.conv2d(x, w(), b(), stride, padding), plus)
+
+        def apply(x: Map, plus: Map | None = None) -> Map:
+            more = None if plus is None else plus.permute(0, 3, 1, 2)
+            return convolve(x.permute(0, 3, 1, 2), more).permute(0, 2, 3, 1)
+
+        return apply
 
     def linear(self, weight: Host, bias: Host | None) -> Layer:
         b = self._weight(bias)
         if self._packs and not _trained(weight, bias):
             w, out = self._packed(weight), weight.shape[0]
-            return lambda x: packed.linear(x, w, b(), out)
+            return lambda x, plus=None: packed.linear(x, w, b(), plus, out)
         v = self._weight(weight)
-        return lambda x: F.linear(x, v(), b())
+        return lambda x, plus=None: added(F.linear(x, v(), b()), plus)
 
     def group_norm(self, weight: Host, bias: Host, groups: int, eps: float, silu: bool) -> Layer:
         w, b = self._weight(weight), self._weight(bias)

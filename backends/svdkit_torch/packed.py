@@ -51,12 +51,17 @@ def bits(weight: Tensor) -> Stored:
     return weight.view(torch.int16).numpy() if weight.dtype is torch.bfloat16 else stored(weight.numpy())
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: int) -> Tensor:
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, plus: Tensor | None, out: int) -> Tensor:
     if not weight.is_mkldnn:
         y = torch.empty(*x.shape[:-1], out)
-        product.multiply(_rows(x), bits(weight), None if bias is None else bias.numpy(), _rows(y))
+        offset, more = None if bias is None else bias.numpy(), None if plus is None else _rows(plus)
+        product.multiply(_rows(x), bits(weight), offset, _rows(y), more)
         return y
-    result: Tensor = _mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    result: Tensor
+    if plus is None:
+        result = _mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    else:
+        result = _mkldnn._linear_pointwise.binary(x, plus, weight, bias, "add")
     return result
 
 
@@ -66,10 +71,22 @@ def _rows(x: Tensor) -> npt.NDArray[np.float32]:
 
 
 def _conv2d(
-    x: Tensor, weight: Tensor, bias: Tensor | None, out: int, kernel: list[int], stride: int, padding: list[int]
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    plus: Tensor | None,
+    out: int,
+    kernel: list[int],
+    stride: int,
+    padding: list[int],
 ) -> Tensor:
-    y: Tensor = _mkldnn._convolution_pointwise(x, weight, bias, padding, (stride, stride), (1, 1), 1, "none", [], "")
-    return y
+    geometry = padding, (stride, stride), (1, 1), 1
+    result: Tensor
+    if plus is None:
+        result = _mkldnn._convolution_pointwise(x, weight, bias, *geometry, "none", [], "")
+    else:
+        result = _mkldnn._convolution_pointwise.binary(x, plus, weight, bias, *geometry, "add", 1.0, None, [], None)
+    return result
 
 
 def _geglu(x: Tensor, value: Tensor, value_bias: Tensor, gate: Tensor, gate_bias: Tensor, out: int) -> Tensor:
@@ -86,9 +103,10 @@ def _geglu(x: Tensor, value: Tensor, value_bias: Tensor, gate: Tensor, gate_bias
 _register: Any = library
 operators = _register.Library("svdkit", "DEF")
 """What torch knows as `torch.ops.svdkit`."""
-operators.define("linear(Tensor x, Tensor weight, Tensor? bias, int out) -> Tensor")
+operators.define("linear(Tensor x, Tensor weight, Tensor? bias, Tensor? plus, int out) -> Tensor")
 operators.define(
-    "conv2d(Tensor x, Tensor weight, Tensor? bias, int out, int[] kernel, int stride, int[] padding) -> Tensor"
+    "conv2d(Tensor x, Tensor weight, Tensor? bias, Tensor? plus, int out, int[] kernel, int stride, int[] padding) "
+    "-> Tensor"
 )
 operators.define("geglu(Tensor x, Tensor value, Tensor value_bias, Tensor gate, Tensor gate_bias, int out) -> Tensor")
 for _key in ("CPU", "MkldnnCPU"):
@@ -97,12 +115,19 @@ for _key in ("CPU", "MkldnnCPU"):
     operators.impl("geglu", _geglu, _key)
 
 
-def _linear_shape(x: Tensor, weight: Tensor, bias: Tensor | None, out: int) -> Tensor:
+def _linear_shape(x: Tensor, weight: Tensor, bias: Tensor | None, plus: Tensor | None, out: int) -> Tensor:
     return x.new_empty(*x.shape[:-1], out)
 
 
 def _conv2d_shape(
-    x: Tensor, weight: Tensor, bias: Tensor | None, out: int, kernel: list[int], stride: int, padding: list[int]
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    plus: Tensor | None,
+    out: int,
+    kernel: list[int],
+    stride: int,
+    padding: list[int],
 ) -> Tensor:
     size = ((n + 2 * p - k) // stride + 1 for n, p, k in zip(x.shape[2:], padding, kernel, strict=True))
     return x.new_empty(x.shape[0], *size, out).permute(0, 3, 1, 2)
@@ -118,19 +143,20 @@ _register.register_fake("svdkit::geglu", _geglu_shape, lib=operators)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.shape, ctx.weight, ctx.out, ctx.options = inputs[0].shape, inputs[1], inputs[3], inputs[4:]
+    ctx.shape, ctx.weight, ctx.adds, ctx.options = inputs[0].shape, inputs[1], inputs[3] is not None, inputs[5:]
 
 
 def _linear_gradient(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     weight = context.weight
     matrix = weight.to_dense() if weight.is_mkldnn else weight.float()
-    return gradient @ matrix, None, None, None
+    return gradient @ matrix, None, None, gradient if context.adds else None, None
 
 
 def _conv2d_gradient(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     _, stride, padding = context.options
     weight = context.weight.to_dense()
-    return _torch.nn.grad.conv2d_input(context.shape, weight, gradient, stride, padding), *(None,) * 6
+    found = _torch.nn.grad.conv2d_input(context.shape, weight, gradient, stride, padding)
+    return found, None, None, gradient if context.adds else None, *(None,) * 4
 
 
 def _keep_all(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -142,7 +168,7 @@ def _geglu_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     value, value_bias, gate, gate_bias, out = ctx.weights
     with torch.enable_grad():
         x = ctx.saved_tensors[0].detach().requires_grad_()
-        y = linear(x, value, value_bias, out) * _torch.nn.functional.gelu(linear(x, gate, gate_bias, out))
+        y = linear(x, value, value_bias, None, out) * _torch.nn.functional.gelu(linear(x, gate, gate_bias, None, out))
     return *torch.autograd.grad(y, x, gradient), *(None,) * 5
 
 
@@ -152,8 +178,9 @@ _register.register_autograd("svdkit::conv2d", _conv2d_gradient, setup_context=_k
 _register.register_autograd("svdkit::geglu", _geglu_gradient, setup_context=_keep_all, lib=operators)
 
 linear: Any = torch.ops.svdkit.linear
-"""`(…, I)`, packed weight, bias and O, to `(…, O)`."""
+"""`(…, I)`, packed weight, bias, what is added or None, and O, to `(…, O)`."""
 conv2d: Any = torch.ops.svdkit.conv2d
-"""`(N, I, H, W)` channels last, packed weight, bias, O, kernel, stride and padding, to `(N, O, H', W')`, so too."""
+"""`(N, I, H, W)` channels last, packed weight, bias, what is added or None, O, kernel, stride and padding, to
+`(N, O, H', W')`, channels last too."""
 geglu: Any = torch.ops.svdkit.geglu
 """`(…, I)`, packed weight and bias of the value and of the gate, and O, to `value * gelu(gate)`, `(…, O)`."""

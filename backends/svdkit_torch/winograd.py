@@ -37,11 +37,14 @@ def planned(call: Call) -> bool:
     return call.options.get("frames", 0) != 1 and suits(call.weight, call.options.get("stride", 1), sides)
 
 
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor, frames: int) -> Tensor:
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor, plus: Tensor | None, frames: int) -> Tensor:
     result = torch.empty(*x.shape[:-1], len(bias))
     tiling = _tiling(x.shape, frames)
-    rows, out = x.detach().contiguous().numpy().reshape(tiling.shape), result.numpy()
-    loops(tiling, rows, bits(weight), bias.numpy(), out.reshape(*tiling.shape[:-1], -1))
+
+    def rows(y: Tensor) -> Any:
+        return y.detach().contiguous().numpy().reshape(*tiling.shape[:-1], -1)
+
+    loops(tiling, rows(x), bits(weight), bias.numpy(), rows(result), None if plus is None else rows(plus))
     return result
 
 
@@ -50,13 +53,13 @@ def _tiling(shape: Any, frames: int) -> Maps | Frames:
     return Frames.of((n, height * width, channels), frames) if frames else Maps.of((n, height, width, channels))
 
 
-def _shape(x: Tensor, weight: Tensor, bias: Tensor, frames: int) -> Tensor:
+def _shape(x: Tensor, weight: Tensor, bias: Tensor, plus: Tensor | None, frames: int) -> Tensor:
     return x.new_empty(*x.shape[:-1], len(bias))
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, ctx.weight, _, ctx.frames = inputs
-    ctx.shape = x.shape
+    x, ctx.weight, _, plus, ctx.frames = inputs
+    ctx.shape, ctx.adds = x.shape, plus is not None
 
 
 def _gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -67,16 +70,16 @@ def _gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         weight, padding = weight[..., 0], (1, 0)
     maps = gradient.reshape(n, height, width, -1).permute(0, 3, 1, 2)
     found = _torch.nn.grad.conv2d_input((n, channels, height, width), weight, maps, padding=padding)
-    return found.permute(0, 2, 3, 1).reshape(ctx.shape), None, None, None
+    return found.permute(0, 2, 3, 1).reshape(ctx.shape), None, None, gradient if ctx.adds else None, None
 
 
 _torch: Any = torch  # whose part above is not typed
 _register: Any = library
-operators.define("winograd(Tensor x, Tensor weight, Tensor bias, int frames) -> Tensor")
+operators.define("winograd(Tensor x, Tensor weight, Tensor bias, Tensor? plus, int frames) -> Tensor")
 operators.impl("winograd", _convolve, "CPU")
 _register.register_fake("svdkit::winograd", _shape, lib=operators)
 _register.register_autograd("svdkit::winograd", _gradient, setup_context=_keep, lib=operators)
 
 convolve: Any = torch.ops.svdkit.winograd
-"""`(N, H, W, I)`, weights as they are stored, bias and frames, to `(N, H, W, O)`: of maps, which is 0 frames, by
-`(O, I, 3, 3)`, padded by 1; of videos of so many frames by `(O, I, 3, 1, 1)` along these."""
+"""`(N, H, W, I)`, weights as they are stored, bias, what is added or None, and frames, to `(N, H, W, O)`: of maps,
+which is 0 frames, by `(O, I, 3, 3)`, padded by 1; of videos of so many frames by `(O, I, 3, 1, 1)` along these."""

@@ -26,13 +26,15 @@ class CLIPLayer:
         self.fc2 = p.linear("mlp.fc2", config.intermediate_size, width)
         self.activation = config.hidden_act
 
-    def __call__(self, x: Array) -> Array:
-        """Tokens to tokens."""
+    def __call__(self, x: Array, count: int | None = None) -> Array:
+        """Tokens to tokens; only the first so many, if a count is given."""
         h = self.layer_norm1(x)
-        attended = self.k.attention(self.q_proj(h), self.k_proj(h), self.v_proj(h), self.heads)
-        x = x + self.out_proj(attended)
+        keys, values = self.k_proj(h), self.v_proj(h)
+        if count is not None:
+            h, x = h[:, :count], x[:, :count]
+        x = self.out_proj(self.k.attention(self.q_proj(h), keys, values, self.heads), x)
         h = self.fc1(self.layer_norm2(x))
-        return x + self.fc2(self.k.gelu(h) if self.activation == "gelu" else self.k.quick_gelu(h))
+        return self.fc2(self.k.gelu(h) if self.activation == "gelu" else self.k.quick_gelu(h), x)
 
 
 class CLIPVision:
@@ -69,6 +71,7 @@ class CLIPVision:
         patches = k.tokens(self.patch_embedding(k.to_map(k.cast(pixels))))
         first = k.concat([self._first] * pixels.shape[0], 0)
         x = self.pre_layernorm(k.concat([first, patches], 1) + self._positions)
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             x = layer(x)
+        x = self.layers[-1](x, 1)  # the first token is all that is asked for
         return k.cast(self.visual_projection(self.post_layernorm(x[:, 0])), k.state_dtype)

@@ -23,8 +23,7 @@ class ResnetBlock:
         h = self.conv1(self.norm1(x))
         if self.time_emb_proj is not None:
             h = self.k.add_rows(h, self.time_emb_proj(time))
-        h = self.conv2(self.norm2(h))
-        return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+        return self.conv2(self.norm2(h), x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
 class TemporalResnetBlock:
@@ -43,7 +42,7 @@ class TemporalResnetBlock:
         h = self.conv1(self.norm1(x, frames), frames)
         if self.time_emb_proj is not None:
             h = self.k.add_rows(h, self.time_emb_proj(time))
-        return x + self.conv2(self.norm2(h, frames), frames)
+        return self.conv2(self.norm2(h, frames), frames, x)
 
 
 class SpatioTemporalResBlock:

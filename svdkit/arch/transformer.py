@@ -31,14 +31,17 @@ class FeedForward:
         self.proj = p.geglu("net.0.proj", channels, 4 * channels)
         self.out = p.linear("net.2", 4 * channels, channels)
 
-    def __call__(self, x: Array) -> Array:
-        """Tokens to tokens."""
+    def __call__(self, x: Array, plus: Array) -> Array:
+        """Tokens to tokens, plus others."""
         size, axis = self.chunking.size, self.chunking.axis
         if size is None or size >= x.shape[axis]:
-            return self.out(self.proj(x))
-        starts = range(0, x.shape[axis], size)
-        pieces = [x[i : i + size] if axis == 0 else x[:, i : i + size] for i in starts]
-        return self.k.concat([self.out(self.proj(piece)) for piece in pieces], axis)
+            return self.out(self.proj(x), plus)
+
+        def piece(start: int) -> Array:
+            here = np.s_[start : start + size] if axis == 0 else np.s_[:, start : start + size]
+            return self.out(self.proj(x[here]), plus[here])
+
+        return self.k.concat([piece(start) for start in range(0, x.shape[axis], size)], axis)
 
 
 class SelfAttention:
@@ -50,12 +53,12 @@ class SelfAttention:
         self.to_q, self.to_k, self.to_v = (p.linear(n, channels, channels, bias=bias) for n in ("to_q", "to_k", "to_v"))
         self.to_out = p.linear("to_out.0", channels, channels)
 
-    def __call__(self, x: Array, frames: int | None = None) -> Array:
-        """Tokens to tokens."""
+    def __call__(self, x: Array, plus: Array | None = None, frames: int | None = None) -> Array:
+        """Tokens to tokens, plus others."""
         q, k, v = self.to_q(x), self.to_k(x), self.to_v(x)
         if frames is None:
-            return self.to_out(self.k.attention(q, k, v, self.heads))
-        return self.to_out(self.k.temporal_attention(q, k, v, self.heads, frames))
+            return self.to_out(self.k.attention(q, k, v, self.heads), plus)
+        return self.to_out(self.k.temporal_attention(q, k, v, self.heads, frames), plus)
 
 
 class CrossAttention:
@@ -90,7 +93,7 @@ class CrossAttention:
         # Queries do not see each other, so all frames and positions of a video may stand in one sequence.
         queries = self.to_q(self.norm(x)).reshape(keys.shape[0], -1, x.shape[-1])
         attended = self.k.attention(queries, keys, values, self.heads)
-        return x + self.to_out(attended).reshape(x.shape)
+        return self.to_out(attended.reshape(x.shape), x)
 
 
 class TransformerBlock:
@@ -105,9 +108,9 @@ class TransformerBlock:
 
     def __call__(self, x: Array, context: Context) -> Array:
         """Tokens to tokens."""
-        x = x + self.attn1(self.norm1(x))
+        x = self.attn1(self.norm1(x), x)
         x = self.attn2(x, context)
-        return x + self.ff(self.norm3(x))
+        return self.ff(self.norm3(x), x)
 
 
 class TemporalTransformerBlock:
@@ -124,10 +127,10 @@ class TemporalTransformerBlock:
 
     def __call__(self, x: Array, frames: int, context: Context) -> Array:
         """Tokens to tokens. Only the attention looks along time, so only it reorders them."""
-        x = x + self.ff_in(self.norm_in(x))
-        x = x + self.attn1(self.norm1(x), frames)
+        x = self.ff_in(self.norm_in(x), x)
+        x = self.attn1(self.norm1(x), x, frames)
         x = self.attn2(x, context)
-        return x + self.ff(self.norm3(x))
+        return self.ff(self.norm3(x), x)
 
 
 class SpatioTemporalTransformer:

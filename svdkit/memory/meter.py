@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -228,11 +228,13 @@ class Meter(Backend):
         self.ledger.weights += self.backend.held("conv2d", weight, stride)
         out, channels, kernel, _ = weight.shape
 
-        def apply(x: Sized) -> Sized:
+        def apply(x: Sized, plus: Sized | None = None) -> Sized:
             height, width = ((n + sum(padding) - kernel) // stride + 1 for n in x.shape[2:])
             shape = x.shape[0], out, height, width
             flops = 2 * math.prod(shape) * channels * kernel**2
-            return self.run("conv2d", [x], shape, weight=weight.shape, flops=flops, stride=stride, padding=sum(padding))
+            return self.run(
+                "conv2d", _given(x, plus), shape, weight=weight.shape, flops=flops, stride=stride, padding=sum(padding)
+            )
 
         return apply
 
@@ -241,10 +243,10 @@ class Meter(Backend):
         self.ledger.weights += self.backend.held("temporal_conv", weight)
         out, channels, taps = weight.shape[:3]
 
-        def apply(x: Sized, frames: int) -> Sized:
+        def apply(x: Sized, frames: int, plus: Sized | None = None) -> Sized:
             shape = x.shape[0], out, *x.shape[2:]
             flops = 2 * math.prod(shape) * channels * taps
-            return self.run("temporal_conv", [x], shape, weight=weight.shape, flops=flops, frames=frames)
+            return self.run("temporal_conv", _given(x, plus), shape, weight=weight.shape, flops=flops, frames=frames)
 
         return apply
 
@@ -258,12 +260,12 @@ class Meter(Backend):
         self._weigh(bias)
         return self._product("geglu", weight, weight.shape[0] // 2)
 
-    def _product(self, kernel: str, weight: Host, out: int) -> Callable[[Sized], Sized]:
+    def _product(self, kernel: str, weight: Host, out: int) -> Layer:
         self.ledger.weights += self.backend.held(kernel, weight)
 
-        def apply(x: Sized) -> Sized:
+        def apply(x: Sized, plus: Sized | None = None) -> Sized:
             flops = 2 * math.prod(x.shape[:-1]) * weight.size
-            return self.run(kernel, [x], (*x.shape[:-1], out), weight=weight.shape, flops=flops)
+            return self.run(kernel, _given(x, plus), (*x.shape[:-1], out), weight=weight.shape, flops=flops)
 
         return apply
 
@@ -308,3 +310,7 @@ class Meter(Backend):
 
     def add_rows(self, x: Sized, rows: Sized) -> Sized:
         return self.run("add_rows", [x, rows], x.shape)
+
+
+def _given(x: Sized, plus: Sized | None) -> list[Sized]:
+    return [x] if plus is None else [x, plus]

