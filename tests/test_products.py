@@ -250,9 +250,9 @@ for name in features:
     features[name] &= not name.startswith(tuple(sys.argv[2:]))
 binding.get_host_cpu_features = lambda: features
 import pytest
-from svdkit_loops import tile
+from svdkit_loops import numbers, tile
 assert tile.LANES == int(sys.argv[1])
-assert tile.HAS_HALVES == ("f16c" not in sys.argv)
+assert numbers.HAS_HALVES == ("f16c" not in sys.argv)
 sys.exit(pytest.main(["-p", "no:cacheprovider", "-k", "rows or size or attention or numbers or half", *FILES]))
 """
 

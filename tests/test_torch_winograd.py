@@ -7,6 +7,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from attrs import evolve
 from reference import relative_error
 
 from svdkit.backend import Call, Host
@@ -16,6 +17,7 @@ torch = pytest.importorskip("torch")
 import torch.nn.functional as F  # noqa: E402, N812
 from torch import library  # noqa: E402
 
+from svdkit_loops.numbers import HAS_PAIRS  # noqa: E402
 from svdkit_torch import winograd  # noqa: E402
 from svdkit_torch.backend import TorchBackend  # noqa: E402
 
@@ -133,10 +135,14 @@ def test_when_it_is_used() -> None:
         for layer in (*over_time, *direct_over_time):
             layer(x, 2)
         over_time[0](x, 1)
-        for dtype in ("float64", "bfloat16"):
-            other = TorchBackend("cpu", dtype)
-            other.conv2d(wide, None)(other.cast(x))
-    assert used == [0, 0, 0, 2, 2]
+        other = TorchBackend("cpu", "float64")
+        other.conv2d(wide, None)(other.cast(x))
+        assert used == [0, 0, 0, 2, 2]
+        other = TorchBackend("cpu", "bfloat16")
+        for layer in (other.conv2d(wide, None), other.conv2d(narrow, None), other.conv2d(wide, None, stride=2)):
+            layer(other.cast(x))
+        other.temporal_conv(wide[..., :1, None], bias)(other.cast(x), 2)
+    assert used[5:] == [0] * HAS_PAIRS, "in bfloat16 only in space, and on processors that multiply it"
 
 
 def test_weights_are_planned_as_large_as_they_are() -> None:
@@ -154,4 +160,5 @@ def test_tiles_are_in_the_plan() -> None:
     maps = (2, 256, 32, 32)
     call = Call("conv2d", (maps,), ("conv2d",), maps, (256, 256, 3, 3), {"stride": 1, "padding": 2}, 4)
     assert sum(k.scratch(call)) >= 4 * 36 * 64 * (256 + 256), "a run of 64 tiles, by one thread at least"
-    assert sum(TorchBackend("cpu", "bfloat16").scratch(call)) == 0
+    halves = evolve(call, itemsize=2)
+    assert sum(TorchBackend("cpu", "bfloat16").scratch(halves)) == sum(k.scratch(call)) * HAS_PAIRS, "float32 inside"

@@ -1,4 +1,7 @@
-"""Activations, biases and norms, each in one pass over memory, or two where statistics come first."""
+"""Activations, biases and norms, each in one pass over memory, or two where statistics come first.
+
+Group norms are of float32, or of bfloat16 with statistics in float32.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ import numpy.typing as npt
 
 from . import scalar
 from .compiled import compiled, summed_in_lanes
+from .numbers import kept, number
 from .scalar import Float
+from .stored import Stored
 from .threads import share
 
 Floats = npt.NDArray[np.float32]
@@ -33,7 +38,7 @@ def gelu(x: Floats, out: Floats) -> None:
     share(lambda i, j: _gelu_of_each(x, out, i, j), out.size, 1)
 
 
-def group_norm(x: Floats, weight: Floats, bias: Floats, groups: int, eps: float, silu: bool, out: Floats) -> None:
+def group_norm(x: Stored, weight: Floats, bias: Floats, groups: int, eps: float, silu: bool, out: Stored) -> None:
     """Of `(V, R, C)`, each of V by the statistics of its R rows over groups of channels; then SiLU, if asked for."""
     videos, rows, channels = x.shape
     origin, sums = _origin(x), np.zeros((videos, 2, channels))
@@ -71,7 +76,7 @@ def _gelu_of_each(x: Floats, out: Floats, i: int, j: int) -> None:
 
 
 @compiled
-def _origin(x: Floats) -> Floats:
+def _origin(x: Stored) -> Floats:
     """What sums of each video are relative to, so that a mean far from zero takes no digits of the spread.
 
     A row; and the median of three, since one that is far from all others, as a corner of a map may be, would take them
@@ -81,7 +86,7 @@ def _origin(x: Floats) -> Floats:
     result = np.empty((videos, channels), np.float32)
     for v in range(videos):
         for i in range(channels):
-            a, b, c = x[v, 0, i], x[v, rows // 3, i], x[v, 2 * rows // 3, i]
+            a, b, c = number(x[v, 0, i]), number(x[v, rows // 3, i]), number(x[v, 2 * rows // 3, i])
             result[v, i] = max(min(a, b), min(max(a, b), c))
     return result
 
@@ -113,7 +118,7 @@ def _statistics(
 
 
 @compiled
-def _moments(x: Floats, origin: Floats, i: int, j: int) -> tuple[int, npt.NDArray[np.float64]]:
+def _moments(x: Stored, origin: Floats, i: int, j: int) -> tuple[int, npt.NDArray[np.float64]]:
     """The first video that these rows are of, and of each sums of rows less its origin, and of squares: `(V, 2, C)`."""
     _, rows, channels = x.shape
     first = i // rows
@@ -124,7 +129,7 @@ def _moments(x: Floats, origin: Floats, i: int, j: int) -> tuple[int, npt.NDArra
         sums, squares = np.zeros(channels, np.float32), np.zeros(channels, np.float32)
         for r in range(begin, end):
             for c in range(channels):
-                d = x[v, r, c] - origin[v, c]
+                d = number(x[v, r, c]) - origin[v, c]
                 sums[c] += d
                 squares[c] += d * d
         for c in range(channels):
@@ -135,16 +140,17 @@ def _moments(x: Floats, origin: Floats, i: int, j: int) -> tuple[int, npt.NDArra
 
 
 @compiled
-def _normalise(x: Floats, centre: Floats, gain: Floats, shift: Floats, silu: bool, out: Floats, i: int, j: int) -> None:
+def _normalise(x: Stored, centre: Floats, gain: Floats, shift: Floats, silu: bool, out: Stored, i: int, j: int) -> None:
     for row in range(i, j):
         v, r = divmod(row, x.shape[1])
         # Centred first: the difference of two large numbers would lose the digits of a small spread.
         if silu:
             for c in range(x.shape[2]):
-                out[v, r, c] = scalar.silu((x[v, r, c] - centre[v, c]) * gain[v, c] + shift[v, c])
+                y = (number(x[v, r, c]) - centre[v, c]) * gain[v, c] + shift[v, c]
+                out[v, r, c] = kept(scalar.silu(y), out)
         else:
             for c in range(x.shape[2]):
-                out[v, r, c] = (x[v, r, c] - centre[v, c]) * gain[v, c] + shift[v, c]
+                out[v, r, c] = kept((number(x[v, r, c]) - centre[v, c]) * gain[v, c] + shift[v, c], out)
 
 
 @summed_in_lanes

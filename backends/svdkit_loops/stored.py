@@ -16,13 +16,13 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .tile import HAS_HALVES, LANES, WIDTH, data_of, fetch, in_a_row, index, transposed, vector_at
+from .numbers import kind_of, load
+from .tile import LANES, WIDTH, data_of, fetch, index, transposed, vector_at
 
 Stored: TypeAlias = npt.NDArray[Any]
-"""Numbers of float32, bits of float16 as unsigned or of bfloat16 as signed integers, so that loops tell them apart."""
+"""Of a kind that `numbers` tells apart."""
 
 _BITS = {"float16": np.uint16, "bfloat16": np.int16}
-_KINDS = {types.float32: "float32", types.uint16: "float16", types.int16: "bfloat16"}
 
 
 def to_float32(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -46,14 +46,16 @@ def stored_size(weight: npt.NDArray[Any]) -> int:
 def pack_columns(
     context: Any, weights: Any, start: Any, stride: Any, count: Any, length: Any, out: Any, to: Any
 ) -> tuple[Any, Callable[..., Any]] | None:
-    """Rows of weights as `multiply_tile` takes columns: `(length, WIDTH)` of float32 from the to-th number of `out` on.
+    """Rows of weights as `multiply_tile` takes columns: `(length, WIDTH)` from the to-th number of `out` on.
+
+    They become float32; pairs stay pairs.
 
     Args:
         weights: `Stored`; the first row begins at the start-th number, the next ones a stride further each.
         count: of rows that there are, at most WIDTH; what becomes of columns beyond them means nothing.
     """
-    kind = isinstance(weights, types.Array) and weights.layout == "C" and _KINDS.get(weights.dtype)
-    if not kind or not in_a_row(out):
+    kind = kind_of(weights)
+    if kind is None or kind_of(out) != ("pairs" if kind == "pairs" else "float32"):
         return None
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -72,7 +74,7 @@ def pack_columns(
                     for row in rows:
                         fetch(builder, builder.gep(row, [k]))
                 for first in range(0, WIDTH, LANES):
-                    numbers = [_numbers(builder, kind, builder.gep(row, [k]), lanes) for row in rows[first:][:LANES]]
+                    numbers = [load(builder, kind, builder.gep(row, [k]), lanes) for row in rows[first:][:LANES]]
                     vectors = transposed(builder, numbers) if lanes > 1 else [_together(builder, numbers)]
                     for i, vector in enumerate(vectors):
                         place = builder.add(builder.mul(builder.add(k, index(i)), index(WIDTH)), index(first))
@@ -88,30 +90,3 @@ def _together(builder: Any, numbers: list[Any]) -> Any:
     for i, number in enumerate(numbers):
         vector = builder.insert_element(vector, number, ir.Constant(ir.IntType(32), i))
     return vector
-
-
-def _numbers(builder: Any, kind: str, place: Any, lanes: int) -> Any:
-    """So many numbers of a kind as float32: a vector, or one alone."""
-
-    def of(element: Any) -> Any:
-        return element if lanes == 1 else ir.VectorType(element, lanes)
-
-    def fill(element: Any, value: float) -> Any:
-        return ir.Constant(of(element), value if lanes == 1 else [value] * lanes)
-
-    single, short, word = ir.FloatType(), ir.IntType(16), ir.IntType(32)
-    if kind == "float32":
-        return builder.load(builder.bitcast(place, of(single).as_pointer()), align=4)
-    if kind == "float16" and HAS_HALVES:
-        bits = builder.load(builder.bitcast(place, of(short).as_pointer()), align=2)
-        return builder.fpext(builder.bitcast(bits, of(ir.HalfType())), of(single))
-    bits = builder.zext(builder.load(builder.bitcast(place, of(short).as_pointer()), align=2), of(word))
-    if kind == "bfloat16":
-        return builder.bitcast(builder.shl(bits, fill(word, 16)), of(single))
-    # Exponent and fraction where float32 has them; multiplying by 2^112 puts the exponent's zero right.
-    magnitude = builder.shl(builder.and_(bits, fill(word, 0x7FFF)), fill(word, 13))
-    finite = builder.bitcast(builder.fmul(builder.bitcast(magnitude, of(single)), fill(single, 2.0**112)), of(word))
-    beyond = builder.icmp_unsigned(">=", magnitude, fill(word, 0x7C00 << 13))  # infinity or no number
-    bits = builder.shl(builder.and_(bits, fill(word, 0x8000)), fill(word, 16))
-    value = builder.select(beyond, builder.or_(magnitude, fill(word, 0x7F800000)), finite)
-    return builder.bitcast(builder.or_(value, bits), of(single))

@@ -10,21 +10,19 @@ import platform
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .compiled import compiled
+from .numbers import FEATURES, HAS_PAIRS, kind_of, load, store
 
-_FEATURES = binding.get_host_cpu_features()
-LANES = 16 if _FEATURES.get("avx512f") else 8 if _FEATURES.get("avx2") else 4
+LANES = 16 if FEATURES.get("avx512f") else 8 if FEATURES.get("avx2") else 4
 """Numbers in a vector register."""
 VECTORS = 2
 WIDTH = VECTORS * LANES
 """Columns of a tile."""
-HAS_HALVES = bool(_FEATURES.get("f16c")) or platform.machine() in ("aarch64", "arm64")
-"""Whether float16 can be converted in hardware."""
 HEIGHT = 14 if LANES == 16 or platform.machine() in ("aarch64", "arm64") else 6
 """Rows of a tile, at most: with 32 registers, or 16."""
 
@@ -33,7 +31,7 @@ AHEAD = 512
 
 _Index, _Number = ir.IntType(64), ir.FloatType()
 _Vector = ir.VectorType(_Number, LANES)
-_PLACE = types.CPointer(types.float32)
+_NUMBERS, _PAIRS = types.CPointer(types.float32), types.CPointer(types.int32)
 _SPLAT = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
 
 
@@ -62,17 +60,19 @@ def in_a_row(*arrays: Any) -> bool:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def place(context: Any, x: Any, start: Any) -> tuple[Any, Callable[..., Any]] | None:
-    """Where the start-th number of a whole array is, for as long as the array is used further on.
+    """Where the start-th number, or pair, of a whole array is, for as long as the array is used further on.
 
     Loops that choose between arrays would count references to them: 300 cycles a tile.
     """
-    if not in_a_row(x):
+    places = {"float32": _NUMBERS, "pairs": _PAIRS}
+    kind = kind_of(x)
+    if kind not in places:
         return None
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.gep(data_of(context, builder, signature, args)(0), [args[1]])
 
-    return _PLACE(x, start), emit
+    return places[kind](x, start), emit
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -82,12 +82,13 @@ def multiply_tile(
     """Rows of WIDTH numbers become what they begin with + rows times columns.
 
     Args:
-        rows: the place of `(length, height)`.
-        columns: that of `(length, WIDTH)`.
+        rows: the place of `(length, height)`; of numbers, or of pairs, if the processor multiplies these.
+        columns: that of `(length, WIDTH)`, of the same.
         begin, step: what the first row begins with, and how much further it is for the next ones.
         out, stride: where the first row goes, and how much further the next ones.
     """
-    if any(x != _PLACE for x in (rows, columns, begin, out)):
+    pairs = rows == _PAIRS and HAS_PAIRS
+    if rows != columns or begin != _NUMBERS or out != _NUMBERS or (rows != _NUMBERS and not pairs):
         return None
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -98,7 +99,7 @@ def multiply_tile(
             block = builder.append_basic_block(f"height_{high}")
             heights.add_case(index(high), block)
             builder.position_at_end(block)
-            _emit_tile(builder, high, length, rows, columns, (begin, step), (out, stride))
+            _emit_tile(builder, pairs, high, length, rows, columns, (begin, step), (out, stride))
             builder.branch(end)
         builder.position_at_end(end)
         return context.get_dummy_value()
@@ -110,11 +111,11 @@ def multiply_tile(
 def pack_rows(
     context: Any, x: Any, start: Any, stride: Any, height: Any, length: Any, out: Any, to: Any
 ) -> tuple[Any, Callable[..., Any]] | None:
-    """Rows of numbers as `multiply_tile` takes them: `(length, height)` from the to-th number of `out` on.
+    """Rows of numbers, or of pairs, as `multiply_tile` takes them: `(length, height)` from the to-th of `out` on.
 
     Up to LANES numbers after them are overwritten. A loop over numbers takes three times as long as one over vectors.
     """
-    if not in_a_row(x, out):
+    if kind_of(x) not in ("float32", "pairs") or kind_of(out) != kind_of(x):
         return None
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -192,19 +193,17 @@ def begin_tile(
     context: Any, bias: Any, at: Any, plus: Any, start: Any, stride: Any, height: Any, width: Any, tile: Any
 ) -> tuple[Any, Callable[..., Any]] | None:
     """`tile[:height, :width]` becomes bias, from its at-th number on, + rows of `plus`, as `store_tile` has them."""
-    if not in_a_row(bias, plus, tile):
+    kind = kind_of(plus)
+    if not in_a_row(bias, tile) or kind not in ("float32", "bfloat16"):
         return None
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         data = data_of(context, builder, signature, args)
-        bias = builder.gep(data(0), [args[1]])
+        first = builder.gep(data(0), [args[1]])
 
-        def move(inside: Any, outside: Any, c: Any, lanes: int) -> None:
-            number = _numbers(builder, outside, c, lanes)
-            number = builder.fadd(
-                builder.load(number, align=4), builder.load(_numbers(builder, bias, c, lanes), align=4)
-            )
-            builder.store(number, _numbers(builder, inside, c, lanes), align=4)
+        def move(inside: Any, outside: Any, column: Any, lanes: int) -> None:
+            number = load(builder, "float32", builder.gep(first, [column]), lanes)
+            store(builder, "float32", builder.fadd(number, load(builder, kind, outside, lanes)), inside, lanes)
 
         _emit_rows(builder, data(7), (data(2), args[3], args[4]), args[5], args[6], move)
         return context.get_dummy_value()
@@ -220,15 +219,15 @@ def store_tile(
 
     A loop would ask in each row whether the two overlap: 1400 cycles a tile instead of 100.
     """
-    if not in_a_row(tile, out):
+    kind = kind_of(out)
+    if not in_a_row(tile) or kind not in ("float32", "bfloat16"):
         return None
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         data = data_of(context, builder, signature, args)
 
-        def move(inside: Any, outside: Any, c: Any, lanes: int) -> None:
-            number = builder.load(_numbers(builder, inside, c, lanes), align=4)
-            builder.store(number, _numbers(builder, outside, c, lanes), align=4)
+        def move(inside: Any, outside: Any, column: Any, lanes: int) -> None:
+            store(builder, kind, load(builder, "float32", inside, lanes), outside, lanes)
 
         _emit_rows(builder, data(0), (data(3), args[4], args[5]), args[1], args[2], move)
         return context.get_dummy_value()
@@ -236,22 +235,19 @@ def store_tile(
     return types.void(tile, height, width, out, start, stride), emit
 
 
-def _numbers(builder: Any, row: Any, c: Any, lanes: int) -> Any:
-    return vector_at(builder, builder.gep(row, [c]), 0, lanes)
-
-
 def _emit_rows(builder: Any, tile: Any, rows: Any, height: Any, width: Any, move: Callable[..., None]) -> None:
     """Moves what is in a tile from or to rows elsewhere: vectors if it is as wide as WIDTH, else single numbers."""
     whole, (data, start, stride) = builder.icmp_signed("==", width, index(WIDTH)), rows
-    with cgutils.for_range(builder, height) as loop:
-        inside = builder.gep(tile, [builder.mul(loop.index, index(WIDTH))])
-        outside = builder.gep(data, [builder.add(start, builder.mul(loop.index, stride))])
+    with cgutils.for_range(builder, height) as each:
+        inside = builder.gep(tile, [builder.mul(each.index, index(WIDTH))])
+        outside = builder.gep(data, [builder.add(start, builder.mul(each.index, stride))])
         with builder.if_else(whole) as (then, otherwise):
             with then:
                 for v in range(VECTORS):
-                    move(inside, outside, index(v * LANES), LANES)
-            with otherwise, cgutils.for_range(builder, width) as column:
-                move(inside, outside, column.index, 1)
+                    column = index(v * LANES)
+                    move(builder.gep(inside, [column]), builder.gep(outside, [column]), column, LANES)
+            with otherwise, cgutils.for_range(builder, width) as loop:
+                move(builder.gep(inside, [loop.index]), builder.gep(outside, [loop.index]), loop.index, 1)
 
 
 def fetch(builder: Any, place: Any) -> None:
@@ -268,9 +264,12 @@ def data_of(context: Any, builder: Any, signature: Any, args: Any) -> Callable[[
     return lambda i: context.make_array(signature.args[i])(context, builder, args[i]).data
 
 
-def _emit_tile(builder: Any, height: int, length: Any, a: Any, b: Any, begin: Any, out: Any) -> None:
-    signature = ir.FunctionType(_Vector, [_Vector] * 3)
-    multiply_add = cgutils.get_or_insert_function(builder.module, signature, f"llvm.fmuladd.v{LANES}f32")
+def _emit_tile(builder: Any, pairs: bool, height: int, length: Any, a: Any, b: Any, begin: Any, out: Any) -> None:
+    element = ir.IntType(32) if pairs else _Number
+    vector = ir.VectorType(element, LANES)
+    name = "llvm.x86.avx512bf16.dpbf16ps.512" if pairs else f"llvm.fmuladd.v{LANES}f32"
+    kinds = [_Vector, vector, vector] if pairs else [vector, vector, _Vector]
+    multiply_add = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_Vector, kinds), name)
     # Variables that live in registers, once LLVM has seen that nothing takes their address.
     sums = [[cgutils.alloca_once(builder, _Vector) for _ in range(VECTORS)] for _ in range(height)]
     for i, row in enumerate(sums):
@@ -280,13 +279,18 @@ def _emit_tile(builder: Any, height: int, length: Any, a: Any, b: Any, begin: An
     with cgutils.for_range(builder, length) as loop:
         step = builder.gep(b, [builder.mul(loop.index, index(WIDTH))])
         values = builder.gep(a, [builder.mul(loop.index, index(height))])
-        vectors = [builder.load(vector_at(builder, step, v), align=4) for v in range(VECTORS)]
+        columns = [
+            builder.load(builder.bitcast(builder.gep(step, [index(v * LANES)]), vector.as_pointer()), align=4)
+            for v in range(VECTORS)
+        ]
         for i, row in enumerate(sums):
             value = builder.load(builder.gep(values, [index(i)]))
-            one = builder.insert_element(ir.Constant(_Vector, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+            one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
             value = builder.shuffle_vector(one, one, _SPLAT)
-            for x, vector in zip(row, vectors, strict=True):
-                builder.store(builder.call(multiply_add, [value, vector, builder.load(x)]), x)
+            for x, column in zip(row, columns, strict=True):
+                so_far = builder.load(x)
+                factors = [so_far, value, column] if pairs else [value, column, so_far]
+                builder.store(builder.call(multiply_add, factors), x)
     for i, row in enumerate(sums):
         place = builder.gep(out[0], [builder.mul(index(i), out[1])])
         for v, x in enumerate(row):

@@ -15,6 +15,7 @@ from numba.extending import intrinsic
 
 from svdkit import winograd
 
+from .numbers import kind_of, load, store
 from .tile import LANES, VECTORS, WIDTH, data_of, in_a_row, index, vector_at
 
 INPUTS, RESULTS = "B", "A"
@@ -43,7 +44,7 @@ def transform(
 
     Args:
         which, m: constants that say which matrix.
-        x, place, step: where the first row is, and how far the next ones.
+        x, place, step: where the first row is, and how far the next ones; of float32 or bfloat16, as what is below.
         inside: the first row, and the one after the last, that there are; others are taken for zero.
         bias: of each channel, or None.
         plus: of the result's shape, or None.
@@ -53,7 +54,8 @@ def transform(
     if not isinstance(which, types.StringLiteral) or not isinstance(m, types.IntegerLiteral):
         return None
     optional = [array for array in (bias, plus) if not isinstance(array, types.NoneType)]
-    if not in_a_row(x, out, room, *optional):
+    kinds = {array: kind_of(array) or "" for array in (x, out, *optional)}
+    if not in_a_row(room) or not set(kinds.values()) <= {"float32", "bfloat16"}:
         return None
     a, _, b = winograd.matrices(m.literal_value)
     matrix = b if which.literal_value == INPUTS else a
@@ -64,7 +66,8 @@ def transform(
         first, last = (builder.extract_value(args[5], i) for i in (0, 1))
 
         def row(start: Any, at: Any, i: int, step: Any, there: Any, instead: Any) -> Any:
-            return builder.select(there, builder.gep(start, [builder.add(at, builder.mul(index(i), step))]), instead)
+            found = builder.gep(start, [builder.add(at, builder.mul(index(i), step))])
+            return builder.select(there, found, builder.bitcast(instead, found.type))
 
         sources = []
         for i in range(matrix.shape[1]):
@@ -77,18 +80,19 @@ def transform(
                 for k in range(len(matrix))
             ]
 
-        # What each row of the result begins with.
-        before = [[data(6)] * len(matrix)] if bias in optional else []
-        before += [rows_of(data(7))] if plus in optional else []
+        # What each row of the result begins with, and where it goes.
+        before = [(kinds[bias], [data(6)] * len(matrix))] if bias in optional else []
+        before += [(kinds[plus], rows_of(data(7)))] if plus in optional else []
+        targets = rows_of(data(8))
         whole = builder.mul(builder.sdiv(args[13], index(LANES)), index(LANES))
         for begin, end, lanes in ((index(0), whole, LANES), (whole, args[13], 1)):
             with cgutils.for_range_slice(builder, begin, end, index(lanes)) as (c, _):
-                rows = [_load(builder, source, c, lanes) for source in sources]
-                for k, (factors, target) in enumerate(zip(matrix, rows_of(data(8)), strict=True)):
-                    firsts = [_load(builder, starts[k], c, lanes) for starts in before]
+                rows = [load(builder, kinds[x], builder.gep(source, [c]), lanes) for source in sources]
+                for k, (factors, target) in enumerate(zip(matrix, targets, strict=True)):
+                    firsts = [load(builder, kind, builder.gep(starts[k], [c]), lanes) for kind, starts in before]
                     begin_with = _sum(builder, None, [1] * len(firsts), firsts)
                     y = _sum(builder, begin_with, factors, rows)
-                    builder.store(y, vector_at(builder, builder.gep(target, [c]), 0, lanes), align=4)
+                    store(builder, kinds[out], y, builder.gep(target, [c]), lanes)
         return context.get_dummy_value()
 
     return types.void(which, m, x, place, step, inside, bias, plus, out, to, stride, count, room, channels), emit
@@ -130,10 +134,6 @@ def transform_weights(
         return context.get_dummy_value()
 
     return types.void(m, axes, x, count, out, to, stride), emit
-
-
-def _load(builder: Any, start: Any, c: Any, lanes: int) -> Any:
-    return builder.load(vector_at(builder, builder.gep(start, [c]), 0, lanes), align=4)
 
 
 def _sum(builder: Any, total: Any, factors: Any, values: Any) -> Any:

@@ -22,8 +22,8 @@ from svdkit.backend import F as Function
 from svdkit.errors import InputError
 from svdkit.memory import Memory
 from svdkit.memory.malloc import keep_freed_memory
-from svdkit_loops import elementwise
-from svdkit_loops.attention import attend_in_time
+from svdkit_loops import elementwise, product
+from svdkit_loops.attention import attend, attend_in_time
 from svdkit_loops.stored import stored_size, to_float32
 
 from . import memory, packed, winograd
@@ -51,7 +51,7 @@ class TorchBackend(Backend):
         self._dtype: torch.dtype = getattr(torch, self.dtype)
         if self._device.type == "cpu":
             keep_freed_memory()
-        if self._takes_loops():
+        if self._takes_loops() or self._takes_pairs():
             let_idle_threads_sleep()
         self._packs = self._device.type == "cpu" and packed.available(self._dtype)
 
@@ -66,7 +66,8 @@ class TorchBackend(Backend):
     # Memory
 
     def scratch(self, call: Call) -> Sequence[int]:
-        return [memory.scratch(call, self._packs, self._takes_loops()) * call.itemsize]
+        loops = self.dtype if self._takes_loops() or self._takes_pairs() else ""
+        return [memory.scratch(call, self._packs, loops)]
 
     @property
     def maps_weights(self) -> bool:
@@ -152,8 +153,9 @@ class TorchBackend(Backend):
         before, after = padding
         if weight.shape[2] == stride == 1 and before == after == 0:
             return self.linear(weight[:, :, 0, 0], bias)
-        if self._takes_loops(weight, bias) and winograd.suits(weight.shape, stride, padding):
-            w, b = _stored(weight), self._weight(np.zeros(len(weight)) if bias is None else bias)
+        loops = self._takes_loops(weight, bias) or self._takes_pairs(2, weight, bias)
+        if loops and winograd.suits(weight.shape, stride, padding):
+            w, b = self._looped(weight), self._weight(np.zeros(len(weight)) if bias is None else bias)
             return lambda x, plus=None: winograd.convolve(x, w, b(), plus, 0)
         if before == after:
             return self._conv2d(weight, bias, stride, (before, before))
@@ -163,7 +165,7 @@ class TorchBackend(Backend):
     def temporal_conv(self, weight: Host, bias: Host) -> Layer:
         out = weight.shape[0]
         if self._takes_loops(weight, bias) and winograd.suits(weight.shape):
-            w, b = _stored(weight), self._weight(bias)
+            w, b = self._looped(weight), self._weight(bias)
 
             def in_tiles(x: Map, frames: int, plus: Map | None = None) -> Map:
                 if frames == 1:  # beside which is nothing
@@ -185,6 +187,11 @@ class TorchBackend(Backend):
     def _takes_loops(self, *weights: Any) -> bool:
         """Whether compiled loops may do what such weights are for; convolutions then are Winograd's."""
         return self._device.type == "cpu" and self._dtype is torch.float32 and not _trained(*weights)
+
+    def _takes_pairs(self, size: int = 2, *weights: Any) -> bool:
+        """Whether they may do what is done of so many channels in bfloat16."""
+        bfloat16 = self._device.type == "cpu" and self._dtype is torch.bfloat16
+        return bfloat16 and product.takes_pairs(size) and not _trained(*weights)
 
     def _conv2d(self, weight: Host, bias: Host | None, stride: int, padding: tuple[int, int]) -> Layer:
         b = self._weight(bias)
@@ -209,14 +216,14 @@ class TorchBackend(Backend):
     def linear(self, weight: Host, bias: Host | None) -> Layer:
         b = self._weight(bias)
         if self._packs and not _trained(weight, bias):
-            w, out = self._packed(weight), weight.shape[0]
+            w, out = self._packed(weight, self._takes_loops()), weight.shape[0]
             return lambda x, plus=None: packed.linear(x, w, b(), plus, out)
         v = self._weight(weight)
         return lambda x, plus=None: added(F.linear(x, v(), b()), plus)
 
     def group_norm(self, weight: Host, bias: Host, groups: int, eps: float, silu: bool) -> Layer:
         w, b = self._weight(weight), self._weight(bias)
-        loops = self._takes_loops(weight, bias)
+        loops = self._takes_loops(weight, bias) or self._takes_pairs(2, weight, bias)
         # In 16 bits torch's own is exact enough, and faster, but its gradients take three times as long.
         exact = self._device.type == "cpu" and (self._dtype.itemsize > 2 or _trained(weight))
         fuses = self._fuses(weight, bias)
@@ -251,7 +258,8 @@ class TorchBackend(Backend):
     def geglu(self, weight: Host, bias: Host) -> Layer:
         if self._packs and not _trained(weight, bias):
             out = weight.shape[0] // 2
-            value, gate = (self._packed(w) for w in (weight[:out], weight[out:]))
+            loops = self._takes_loops() or self._takes_pairs(weight.shape[1])
+            value, gate = (self._packed(w, loops) for w in (weight[:out], weight[out:]))
             b, c = self._weight(bias[:out]), self._weight(bias[out:])
             return lambda x: packed.geglu(x, value, b(), gate, c(), out)
         wide, fuses = self.linear(weight, bias), self._fuses(weight, bias)
@@ -284,6 +292,10 @@ class TorchBackend(Backend):
         return x * torch.sigmoid(1.702 * x)
 
     def attention(self, q: Array, k: Array, v: Array, heads: int) -> Array:
+        if self._takes_pairs(q.shape[2] // heads) and not is_recorded(q):
+            y = torch.empty_like(q, memory_format=torch.contiguous_format)
+            attend(packed.bits(q), packed.bits(k), packed.bits(v), heads, packed.bits(y))
+            return y
         dtype = q.dtype
         if q.requires_grad and self._device.type == "cpu":  # gradients in 16 bits take six times as long
             q, k, v = q.float(), k.float(), v.float()
@@ -297,16 +309,15 @@ class TorchBackend(Backend):
     def temporal_attention(self, q: Array, k: Array, v: Array, heads: int, frames: int) -> Array:
         if frames == 1:  # softmax over a single key is 1
             return v
-        if self._takes_loops() and not is_recorded(q):
-            y = torch.empty(q.shape)
-            a, b, c = (x.detach().contiguous().numpy() for x in (q, k, v))
-            attend_in_time(a, b, c, heads, frames, y.numpy())
+        if (self._takes_loops() or self._takes_pairs()) and not is_recorded(q):
+            y = torch.empty_like(q, memory_format=torch.contiguous_format)
+            attend_in_time(packed.bits(q), packed.bits(k), packed.bits(v), heads, frames, packed.bits(y))
             return y
         length, channels = q.shape[1:]
         # (videos, positions * heads, frames, channels of a head), as views
         q, k, v = (x.reshape(-1, frames, length * heads, channels // heads).transpose(1, 2) for x in (q, k, v))
-        attend = _tiny_attention if self._device.type == "cpu" else F.scaled_dot_product_attention
-        return attend(q, k, v).transpose(1, 2).reshape(-1, length, channels)
+        attends = _tiny_attention if self._device.type == "cpu" else F.scaled_dot_product_attention
+        return attends(q, k, v).transpose(1, 2).reshape(-1, length, channels)
 
     def swap_axes(self, x: Array, videos: int) -> Array:
         return x.unflatten(0, (videos, -1)).transpose(1, 2).flatten(0, 1)
@@ -316,11 +327,15 @@ class TorchBackend(Backend):
 
     # Weights
 
-    def _packed(self, weight: Host) -> Tensor:
-        """A linear layer's `(O, I)` as `packed.linear` takes it."""
-        if self._takes_loops():
-            return _stored(weight)
-        return packed.pack_linear(_tensor(weight).to(self._dtype))
+    def _packed(self, weight: Host, loops: bool) -> Tensor:
+        """A linear layer's `(O, I)` as operators of `packed` take it: as loops do, or packed for oneDNN."""
+        return self._looped(weight) if loops else packed.pack_linear(_tensor(weight).to(self._dtype))
+
+    def _looped(self, weight: Host) -> Tensor:
+        """A weight as loops take it: as it is stored if it is so in 16 bits, or in bfloat16 if they compute in that."""
+        if self._dtype is torch.bfloat16:
+            return _tensor(weight).to(self._dtype)
+        return _tensor(weight if weight.dtype.itemsize == 2 else to_float32(weight))
 
     def _weight(self, values: Any, arrange: Callable[[Tensor], Tensor] = lambda w: w) -> Callable[[], Any]:
         """A weight as a layer asks for it: arranged once, or, if it is being trained, whenever it is asked for."""
@@ -347,20 +362,15 @@ def _tensor(values: Host, copy: bool = False) -> Tensor:
     return torch.from_numpy(values)
 
 
-def _stored(weight: Host) -> Tensor:
-    """A weight as loops take it: in 16 bits if it is so."""
-    return _tensor(weight if weight.dtype.itemsize == 2 else to_float32(weight))
-
-
 def _native_group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Torch's own, of rows `(V, P, C)`, as channels-last maps one position wide."""
     return torch.group_norm(x[:, :, None].permute(0, 3, 1, 2), groups, weight, bias, eps).permute(0, 2, 3, 1)
 
 
 def _looped_group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, silu: bool) -> Tensor:
-    """To float32's digits on a CPU, of rows `(V, P, C)`, in two passes over memory."""
-    y = torch.empty(x.shape)
-    elementwise.group_norm(x.detach().contiguous().numpy(), weight.numpy(), bias.numpy(), groups, eps, silu, y.numpy())
+    """Of rows `(V, P, C)` on a CPU, in two passes over memory, with statistics to float32's digits."""
+    y, (w, b) = torch.empty(x.shape, dtype=x.dtype), (a.float().numpy() for a in (weight, bias))
+    elementwise.group_norm(packed.bits(x), w, b, groups, eps, silu, packed.bits(y))
     return y
 
 

@@ -11,6 +11,7 @@ import torch
 
 from svdkit.backend import Call
 from svdkit.memory import Memory, host_memory
+from svdkit_loops.attention import attention_size
 from svdkit_loops.product import multiply_size
 from svdkit_loops.winograd import tiles_size
 
@@ -19,18 +20,21 @@ from . import winograd
 VIEWS = frozenset({"tokens", "from_tokens", "slice"})
 
 
-def scratch(call: Call, packs: bool, transforms: bool) -> int:
-    """Elements that a kernel needs at its peak; weights may be packed (`packed`) or transformed (`winograd`)."""
-    out = prod(call.output)
+def scratch(call: Call, packs: bool, loops: str) -> int:
+    """Bytes that a kernel needs at its peak; weights may be packed (`packed`), loops be of a dtype, or of none."""
+    out, numbers = prod(call.output) * call.itemsize, 4
     match call.kernel:
-        case "conv2d" | "temporal_conv" if transforms and winograd.planned(call):
-            return tiles_size(call)
-        case "linear" | "geglu" if packs and transforms:
+        case "conv2d" | "temporal_conv" if loops and winograd.planned(call, loops):
+            return numbers * tiles_size(call)
+        case "linear" | "geglu" if packs and (loops == "float32" or (loops and call.kernel == "geglu")):
             columns, size, gated = *call.weight[:2], call.kernel == "geglu"
-            return multiply_size(prod(call.inputs[0]) // size, size, columns // (1 + gated), gated)
+            rows = prod(call.inputs[0]) // size
+            return numbers * multiply_size(rows, size * call.itemsize // numbers, columns // (1 + gated), gated)
+        case "attention" if loops == "bfloat16":
+            return numbers * attention_size(call.inputs[1][1], call.inputs[0][2] // call.options["heads"])
         case "conv2d" if call.options["padding"] % 2:  # more on one side than on the other: padded apart
-            return prod(call.inputs[0])
-        case "geglu" if not (packs and transforms):  # the gate's GELU, or that and both halves; loops hold neither
+            return prod(call.inputs[0]) * call.itemsize
+        case "geglu":  # the gate's GELU, or that and both halves
             return out if packs else 3 * out
         case "group_norm" | "quick_gelu" | "temporal_attention":
             return out
