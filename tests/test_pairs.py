@@ -148,7 +148,7 @@ def test_attention(queries: int, keys: int, heads: int, size: int, spread: int) 
     # Shares are rounded too, which weigh the more the fewer they are.
     assert relative_error(exact(y), attended(q, k, v, heads)) < 1.5 * ROUNDING
     first = np.empty_like(y)
-    k[1], v[1] = stored(np.full(k[1].shape, np.nan, ml_dtypes.bfloat16)), 0
+    k[1] = v[1] = stored(np.full(k[1].shape, np.nan, ml_dtypes.bfloat16))
     attention.attend(q, k, v, heads, first)
     np.testing.assert_array_equal(first[0], y[0], "no video sees another")
 

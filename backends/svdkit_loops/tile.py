@@ -297,10 +297,9 @@ def _emit_tile(builder: Any, pairs: bool, height: int, length: Any, a: Any, b: A
             builder.store(builder.load(x), vector_at(builder, place, v), align=4)
 
 
-def vector_at(builder: Any, start: Any, i: int, lanes: int = LANES) -> Any:
+def vector_at(builder: Any, start: Any, i: int) -> Any:
     """The address of the i-th vector from a number on."""
-    kind = _Number if lanes == 1 else ir.VectorType(_Number, lanes)
-    return builder.bitcast(builder.gep(start, [index(i * lanes)]), kind.as_pointer())
+    return builder.bitcast(builder.gep(start, [index(i * LANES)]), _Vector.as_pointer())
 
 
 def index(i: int) -> Any:

@@ -224,7 +224,7 @@ class TorchBackend(Backend):
     def group_norm(self, weight: Host, bias: Host, groups: int, eps: float, silu: bool) -> Layer:
         w, b = self._weight(weight), self._weight(bias)
         loops = self._takes_loops(weight, bias) or self._takes_pairs(2, weight, bias)
-        # In 16 bits torch's own is exact enough, and faster, but its gradients take three times as long.
+        # Where no loops are, torch's own is exact enough in 16 bits, but its gradients take three times as long.
         exact = self._device.type == "cpu" and (self._dtype.itemsize > 2 or _trained(weight))
         fuses = self._fuses(weight, bias)
 

@@ -120,16 +120,8 @@ def _linear_shape(x: Tensor, weight: Tensor, bias: Tensor | None, plus: Tensor |
     return x.new_empty(*x.shape[:-1], out)
 
 
-def _conv2d_shape(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    plus: Tensor | None,
-    out: int,
-    kernel: list[int],
-    stride: int,
-    padding: list[int],
-) -> Tensor:
+def _conv2d_shape(x: Tensor, *others: Any) -> Tensor:
+    out, kernel, stride, padding = others[-4:]
     size = ((n + 2 * p - k) // stride + 1 for n, p, k in zip(x.shape[2:], padding, kernel, strict=True))
     return x.new_empty(x.shape[0], *size, out).permute(0, 3, 1, 2)
 
