@@ -21,7 +21,7 @@ from svdkit.config import UNetConfig, from_dict
 from svdkit.errors import InputError, MissingDependencyError
 from svdkit.params import build
 from svdkit.weights import Weights
-from svdkit_loops import product
+from svdkit_loops import elementwise, product
 from svdkit_loops.numbers import HAS_PAIRS
 from svdkit_torch import backend as torch_backend
 from svdkit_torch import devices, packed
@@ -264,6 +264,28 @@ def test_gradients_go_through_packed_weights() -> None:
         y.square().sum().backward()
         gradients[dtype] = k.numpy(x.grad)
     assert relative_error(gradients["float32"], gradients["float64"]) <= ROUNDING
+
+
+def test_loops_do_what_torch_need_not_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32 attention and norms are theirs; with gradients, or in float64, torch's."""
+    used: list[str] = []
+    for module, name in ((torch_backend, "attend"), (torch_backend, "attend_in_time"), (elementwise, "group_norm")):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args, real=real, name=name: (used.append(name), real(*args))[1])
+
+    def run(dtype: str, gradients: bool) -> list[torch.Tensor]:
+        k = TorchBackend("cpu", dtype)
+        x = k.array(normal(4, 6, 8)).requires_grad_(gradients)
+        norm = k.group_norm(np.ones(8), np.ones(8), 2, 1e-5, True)
+        return [k.attention(x, x, x, 4), k.temporal_attention(x, x, x, 4, 2), norm(x[:, None])]
+
+    others = run("float32", True), run("float64", False)
+    assert used == []
+    results = run("float32", False)
+    assert used == ["attend", "attend_in_time", "group_norm"]
+    for expected in others:
+        for x, y in zip(results, expected, strict=True):
+            assert relative_error(x.numpy(), y.detach().numpy()) <= ROUNDING
 
 
 # Attention where torch has no kernel that needs no scores

@@ -51,7 +51,7 @@ class TorchBackend(Backend):
         self._dtype: torch.dtype = getattr(torch, self.dtype)
         if self._device.type == "cpu":
             keep_freed_memory()
-        if self._takes_loops() or self._takes_pairs():
+        if self._takes_either():
             let_idle_threads_sleep()
         self._packs = self._device.type == "cpu" and packed.available(self._dtype)
 
@@ -66,7 +66,7 @@ class TorchBackend(Backend):
     # Memory
 
     def scratch(self, call: Call) -> Sequence[int]:
-        loops = self.dtype if self._takes_loops() or self._takes_pairs() else ""
+        loops = self.dtype if self._takes_either() else ""
         return [memory.scratch(call, self._packs, loops)]
 
     @property
@@ -153,7 +153,7 @@ class TorchBackend(Backend):
         before, after = padding
         if weight.shape[2] == stride == 1 and before == after == 0:
             return self.linear(weight[:, :, 0, 0], bias)
-        loops = self._takes_loops(weight, bias) or self._takes_pairs(2, weight, bias)
+        loops = self._takes_either(weight, bias)
         if loops and winograd.suits(weight.shape, stride, padding):
             w, b = self._looped(weight), self._weight(np.zeros(len(weight)) if bias is None else bias)
             return lambda x, plus=None: winograd.convolve(x, w, b(), plus, 0)
@@ -188,10 +188,10 @@ class TorchBackend(Backend):
         """Whether compiled loops may do what such weights are for; convolutions then are Winograd's."""
         return self._device.type == "cpu" and self._dtype is torch.float32 and not _trained(*weights)
 
-    def _takes_pairs(self, size: int = 2, *weights: Any) -> bool:
-        """Whether they may do what is done of so many channels in bfloat16."""
+    def _takes_either(self, *weights: Any, size: int = 2) -> bool:
+        """The same, or, where the processor multiplies pairs of bfloat16, of so many channels in that."""
         bfloat16 = self._device.type == "cpu" and self._dtype is torch.bfloat16
-        return bfloat16 and product.takes_pairs(size) and not _trained(*weights)
+        return self._takes_loops(*weights) or (bfloat16 and product.takes_pairs(size) and not _trained(*weights))
 
     def _conv2d(self, weight: Host, bias: Host | None, stride: int, padding: tuple[int, int]) -> Layer:
         b = self._weight(bias)
@@ -223,7 +223,7 @@ class TorchBackend(Backend):
 
     def group_norm(self, weight: Host, bias: Host, groups: int, eps: float, silu: bool) -> Layer:
         w, b = self._weight(weight), self._weight(bias)
-        loops = self._takes_loops(weight, bias) or self._takes_pairs(2, weight, bias)
+        loops = self._takes_either(weight, bias)
         # Where no loops are, torch's own is exact enough in 16 bits, but its gradients take three times as long.
         exact = self._device.type == "cpu" and (self._dtype.itemsize > 2 or _trained(weight))
         fuses = self._fuses(weight, bias)
@@ -258,7 +258,7 @@ class TorchBackend(Backend):
     def geglu(self, weight: Host, bias: Host) -> Layer:
         if self._packs and not _trained(weight, bias):
             out = weight.shape[0] // 2
-            loops = self._takes_loops() or self._takes_pairs(weight.shape[1])
+            loops = self._takes_either(size=weight.shape[1])
             value, gate = (self._packed(w, loops) for w in (weight[:out], weight[out:]))
             b, c = self._weight(bias[:out]), self._weight(bias[out:])
             return lambda x: packed.geglu(x, value, b(), gate, c(), out)
@@ -292,7 +292,7 @@ class TorchBackend(Backend):
         return x * torch.sigmoid(1.702 * x)
 
     def attention(self, q: Array, k: Array, v: Array, heads: int) -> Array:
-        if self._takes_pairs(q.shape[2] // heads) and not is_recorded(q):
+        if self._takes_either(size=q.shape[2] // heads) and not is_recorded(q):
             y = torch.empty_like(q, memory_format=torch.contiguous_format)
             attend(packed.bits(q), packed.bits(k), packed.bits(v), heads, packed.bits(y))
             return y
@@ -309,7 +309,7 @@ class TorchBackend(Backend):
     def temporal_attention(self, q: Array, k: Array, v: Array, heads: int, frames: int) -> Array:
         if frames == 1:  # softmax over a single key is 1
             return v
-        if (self._takes_loops() or self._takes_pairs()) and not is_recorded(q):
+        if self._takes_either() and not is_recorded(q):
             y = torch.empty_like(q, memory_format=torch.contiguous_format)
             attend_in_time(packed.bits(q), packed.bits(k), packed.bits(v), heads, frames, packed.bits(y))
             return y
