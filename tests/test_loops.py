@@ -98,7 +98,7 @@ def test_an_error_in_a_piece_is_raised() -> None:
 
 
 def test_one_processor_needs_no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(threads, "allowed_processors", lambda: [0])
     assert threads.share(lambda i, j: (i, j), 8, threads.PIECE) == [(0, 8)]
 
 

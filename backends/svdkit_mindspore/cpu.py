@@ -25,6 +25,7 @@ from svdkit_loops.stored import stored_size
 
 from . import eager, memory, tables, traced
 from .base import IN_GRAPH, MindSporeBackend, constant
+from .host import memory_of, tensor_of
 from .threads import keep_workers_apart
 from .weight import Weight
 
@@ -41,14 +42,14 @@ def reshaped(x: Array, *shape: int) -> Array:
     """
     if IN_GRAPH.get():
         return x.reshape(shape)
-    return ms.Tensor.from_numpy(x.asnumpy().reshape(shape))
+    return tensor_of(memory_of(x).reshape(shape))
 
 
 def _part(table: Array, start: int, count: int) -> Array:
     """So many entries of a table; a slice would be a view, even of the whole."""
     if count >= len(table) or IN_GRAPH.get():
         return table[start : start + count] if count < len(table) else table
-    return ms.Tensor.from_numpy(table.asnumpy()[start : start + count])
+    return tensor_of(table.asnumpy()[start : start + count])
 
 
 def _kernels() -> Any:

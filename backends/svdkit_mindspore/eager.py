@@ -8,87 +8,85 @@ million elements takes 48 ms, the same loop 3 ms. Its products reach 150 to 200 
 
 from __future__ import annotations
 
-import mindspore as ms
-import numpy as np
-
 from svdkit.backend import Array, Host
 from svdkit_loops import elementwise, product
 from svdkit_loops.attention import attend, attend_in_time
 from svdkit_loops.room import empty
 from svdkit_loops.winograd import Frames, Maps, convolve
 
+from .host import memory_of, tensor_of
 from .weight import Weight
 
 
 def add_rows(x: Array, rows: Array) -> Array:
     """Plus a row of `(V, C)` to each of V parts of `(…, C)`."""
-    values, row = _host(x), _host(rows)
+    values, row = memory_of(x), memory_of(rows)
     result = empty(*values.shape)
     shape = len(row), -1, row.shape[1]
     elementwise.add_rows(values.reshape(shape), row, result.reshape(shape))
-    return _tensor(result)
+    return tensor_of(result)
 
 
 def mix(a: Array, b: Array, weight: float) -> Array:
     """`weight * a + (1 - weight) * b`, of any shape."""
-    first, second = _host(a), _host(b)
+    first, second = memory_of(a), memory_of(b)
     result = empty(*first.shape)
     elementwise.mix(first, second, weight, result)
-    return _tensor(result)
+    return tensor_of(result)
 
 
 def gelu(x: Array) -> Array:
     """Of any shape."""
-    values = _host(x)
+    values = memory_of(x)
     result = empty(*values.shape)
     elementwise.gelu(values, result)
-    return _tensor(result)
+    return tensor_of(result)
 
 
 def linear(x: Array, weight: Weight, bias: Weight | None, plus: Array | None = None) -> Array:
     """`x @ weight.T`, plus a bias, if there is one, plus an array, if there is one, of `(…, I)`: `(…, O)`."""
-    rows, matrix = _host(x), weight.stored
+    rows, matrix = memory_of(x), weight.stored
     result = empty(*rows.shape[:-1], len(matrix))
-    offset, more = None if bias is None else bias.numbers, None if plus is None else _rows(_host(plus))
+    offset, more = None if bias is None else bias.numbers, None if plus is None else _rows(memory_of(plus))
     product.multiply(_rows(rows), matrix, offset, _rows(result), more)
-    return _tensor(result)
+    return tensor_of(result)
 
 
 def geglu(x: Array, weight: Weight, bias: Weight) -> Array:
     """`a * gelu(b)`, where `x @ weight.T + bias` of `(…, I)` is a beside b."""
-    rows, matrix, offset = _host(x), weight.stored, bias.numbers
+    rows, matrix, offset = memory_of(x), weight.stored, bias.numbers
     half = len(matrix) // 2
     result = empty(*rows.shape[:-1], half)
     product.multiply_gated(_rows(rows), matrix[:half], offset[:half], matrix[half:], offset[half:], _rows(result))
-    return _tensor(result)
+    return tensor_of(result)
 
 
 def group_norm(x: Array, videos: int, weight: Weight, bias: Weight, groups: int, eps: float, silu: bool) -> Array:
     """Of `(…, C)`, each of so many parts by the statistics of its rows."""
-    values = _host(x)
+    values = memory_of(x)
     result = empty(*values.shape)
     rows, out = (a.reshape(videos, -1, values.shape[-1]) for a in (values, result))
     elementwise.group_norm(rows, weight.numbers, bias.numbers, groups, eps, silu, out)
-    return _tensor(result)
+    return tensor_of(result)
 
 
 def layer_norm(x: Array, weight: Weight, bias: Weight, eps: float) -> Array:
     """Of the rows of `(…, C)`."""
-    values = _host(x)
+    values = memory_of(x)
     result = empty(*values.shape)
     elementwise.layer_norm(_rows(values), weight.numbers, bias.numbers, eps, _rows(result))
-    return _tensor(result)
+    return tensor_of(result)
 
 
 def conv2d(x: Array, weight: Weight, bias: Weight, plus: Array | None) -> Array:
     """By weights `(O, I, 3, 3)` of `(N, H, W, I)`, padded by 1, plus an array, if there is one."""
-    maps = _host(x)
+    maps = memory_of(x)
     return _convolve(Maps.of(maps.shape), maps, weight, bias, plus)
 
 
 def temporal_conv(x: Array, frames: int, weight: Weight, bias: Weight, plus: Array | None) -> Array:
     """By weights `(O, I, 3, 1, 1)` of videos `(V * F, H, W, I)`, plus an array, if there is one."""
-    maps = _host(x)
+    maps = memory_of(x)
     n, height, width, channels = maps.shape
     return _convolve(Frames.of((n, height * width, channels), frames), maps, weight, bias, plus)
 
@@ -96,32 +94,20 @@ def temporal_conv(x: Array, frames: int, weight: Weight, bias: Weight, plus: Arr
 def _convolve(tiling: Maps | Frames, x: Host, weight: Weight, bias: Weight, plus: Array | None) -> Array:
     result = empty(*x.shape[:-1], len(bias.numbers))
     shape = *tiling.shape[:-1], result.shape[-1]
-    more = None if plus is None else _host(plus).reshape(shape)
+    more = None if plus is None else memory_of(plus).reshape(shape)
     convolve(tiling, x.reshape(tiling.shape), weight.stored, bias.numbers, result.reshape(shape), more)
-    return _tensor(result)
+    return tensor_of(result)
 
 
 def attention(q: Array, k: Array, v: Array, heads: int, frames: int) -> Array:
     """Along positions, or, of more than one frame, along the frames of videos."""
-    queries, keys, values = _host(q), _host(k), _host(v)
+    queries, keys, values = memory_of(q), memory_of(k), memory_of(v)
     result = empty(*queries.shape)
     if frames > 1:
         attend_in_time(queries, keys, values, heads, frames, result)
     else:
         attend(queries, keys, values, heads, result)
-    return _tensor(result)
-
-
-_tensor = ms.Tensor.from_numpy
-"""Of an array's own memory: NumPy's, which is in large pages where the system has them."""
-
-
-def _host(x: Array) -> Host:
-    """The memory of a tensor, or of a copy if the tensor is a view of another order.
-
-    MindSpore takes 5 microseconds to tell it, and some times as many between products, so it is asked once.
-    """
-    return np.ascontiguousarray(x.asnumpy())
+    return tensor_of(result)
 
 
 def _rows(x: Host) -> Host:
