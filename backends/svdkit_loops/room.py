@@ -17,18 +17,19 @@ LINE = 64
 """Bytes of a line of the cache, and of the largest vector."""
 
 
-def empty(*shape: int) -> Floats:
+def empty(*shape: int, dtype: Any = np.float32) -> npt.NDArray[Any]:
     """An array that is still to be written. Where NumPy begins, products of 320 channels take 3 to 6 % longer."""
-    size = math.prod(shape)
-    room = np.empty(size + LINE // 4, np.float32)
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    room = np.empty(size + LINE, np.uint8)
     start = _before_line(room)
-    return room[start : start + size].reshape(shape)
+    result: npt.NDArray[Any] = room[start : start + size].view(dtype).reshape(shape)
+    return result
 
 
 @compiled
-def _before_line(room: Floats) -> Any:
-    """Numbers before the first that begins a line. NumPy's own ways to tell an address take 30 microseconds longer."""
-    return -np.int64(room.ctypes.data) % LINE // 4
+def _before_line(room: npt.NDArray[np.uint8]) -> Any:
+    """Bytes before the first that begins a line. NumPy's own ways to tell an address take 30 microseconds longer."""
+    return -np.int64(room.ctypes.data) % LINE
 
 
 _own = threading.local()

@@ -28,6 +28,7 @@ from svdkit_loops.stored import stored_size, to_float32
 
 from . import memory, packed, winograd
 from .devices import KINDS, default_dtype, find_device, found_devices
+from .host import carrying, empty, memory_of, tensor_of
 from .openmp import let_idle_threads_sleep
 from .recording import is_recorded
 
@@ -89,7 +90,7 @@ class TorchBackend(Backend):
     def array(self, values: Host, dtype: str | None = None) -> Array:
         # What enters as an array and not as a layer's weight, such as an embedding, is not trained.
         values = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
-        return _tensor(values, copy=True).to(self._device, getattr(torch, dtype or self.dtype))
+        return tensor_of(values, copy=True).to(self._device, getattr(torch, dtype or self.dtype))
 
     def numpy(self, x: Array) -> Host:
         x = x.detach()
@@ -155,8 +156,8 @@ class TorchBackend(Backend):
             return self.linear(weight[:, :, 0, 0], bias)
         loops = self._takes_either(weight, bias)
         if loops and winograd.suits(weight.shape, stride, padding):
-            w, b = self._looped(weight), self._weight(np.zeros(len(weight)) if bias is None else bias)
-            return lambda x, plus=None: winograd.convolve(x, w, b(), plus, 0)
+            w, b = self._looped(weight), _numbers(np.zeros(len(weight)) if bias is None else bias)
+            return lambda x, plus=None: winograd.convolve(x, w, b, plus, 0)
         if before == after:
             return self._conv2d(weight, bias, stride, (before, before))
         conv = self._conv2d(weight, bias, stride, (0, 0))
@@ -165,12 +166,12 @@ class TorchBackend(Backend):
     def temporal_conv(self, weight: Host, bias: Host) -> Layer:
         out = weight.shape[0]
         if self._takes_loops(weight, bias) and winograd.suits(weight.shape):
-            w, b = self._looped(weight), self._weight(bias)
+            w, b = self._looped(weight), _numbers(bias)
 
             def in_tiles(x: Map, frames: int, plus: Map | None = None) -> Map:
                 if frames == 1:  # beside which is nothing
-                    return packed.linear(x, w[:, :, 1, 0, 0].contiguous(), b(), plus, out)
-                return winograd.convolve(x, w, b(), plus, frames)
+                    return packed.linear(x, w[:, :, 1, 0, 0].contiguous(), b, plus, out)
+                return winograd.convolve(x, w, b, plus, frames)
 
             return in_tiles
         # Frames by positions are an image too, so this is a 2D convolution of a view: 525 GFLOP/s, nothing copied.
@@ -214,16 +215,14 @@ class TorchBackend(Backend):
         return apply
 
     def linear(self, weight: Host, bias: Host | None) -> Layer:
-        b = self._weight(bias)
         if self._packs and not _trained(weight, bias):
-            w, out = self._packed(weight, self._takes_loops()), weight.shape[0]
-            return lambda x, plus=None: packed.linear(x, w, b(), plus, out)
-        v = self._weight(weight)
-        return lambda x, plus=None: added(F.linear(x, v(), b()), plus)
+            (w, b), out = self._packed(weight, bias, self._takes_loops()), weight.shape[0]
+            return lambda x, plus=None: packed.linear(x, w, b, plus, out)
+        v, c = self._weight(weight), self._weight(bias)
+        return lambda x, plus=None: added(F.linear(x, v(), c()), plus)
 
     def group_norm(self, weight: Host, bias: Host, groups: int, eps: float, silu: bool) -> Layer:
         w, b = self._weight(weight), self._weight(bias)
-        loops = self._takes_either(weight, bias)
         # Where no loops are, torch's own is exact enough in 16 bits, but its gradients take three times as long.
         exact = self._device.type == "cpu" and (self._dtype.itemsize > 2 or _trained(weight))
         fuses = self._fuses(weight, bias)
@@ -232,13 +231,23 @@ class TorchBackend(Backend):
             rows = x.reshape(x.shape[0] // frames, -1, x.shape[3])  # all positions of all frames of a video
             if fuses(x):
                 return fused().group_norm(rows, groups, w(), b(), eps, silu).reshape(x.shape)
-            if loops and not is_recorded(x):
-                return _looped_group_norm(rows, groups, w(), b(), eps, silu).reshape(x.shape)
             normalise = _group_norm if exact else _native_group_norm
             y = normalise(rows, groups, w(), b(), eps).reshape(x.shape)
             return F.silu(y) if silu else y
 
-        return apply
+        if not self._takes_either(weight, bias):
+            return apply
+        scale, shift = memory_of(_numbers(weight)), memory_of(_numbers(bias))
+
+        def in_loops(x: Map, frames: int = 1) -> Map:
+            if is_recorded(x):
+                return apply(x, frames)
+            y, shape = empty(*x.shape, dtype=x.dtype), (x.shape[0] // frames, -1, x.shape[3])
+            before, after = memory_of(x).reshape(shape), memory_of(y).reshape(shape)
+            elementwise.group_norm(before, scale, shift, groups, eps, silu, after)
+            return y
+
+        return in_loops
 
     def layer_norm(self, weight: Host, bias: Host, eps: float) -> Layer:
         w, b = self._weight(weight), self._weight(bias)
@@ -259,9 +268,9 @@ class TorchBackend(Backend):
         if self._packs and not _trained(weight, bias):
             out = weight.shape[0] // 2
             loops = self._takes_either(size=weight.shape[1])
-            value, gate = (self._packed(w, loops) for w in (weight[:out], weight[out:]))
-            b, c = self._weight(bias[:out]), self._weight(bias[out:])
-            return lambda x: packed.geglu(x, value, b(), gate, c(), out)
+            value, b = self._packed(weight[:out], bias[:out], loops)
+            gate, c = self._packed(weight[out:], bias[out:], loops)
+            return lambda x: packed.geglu(x, value, b, gate, c, out)
         wide, fuses = self.linear(weight, bias), self._fuses(weight, bias)
 
         def apply(x: Array) -> Array:
@@ -293,8 +302,8 @@ class TorchBackend(Backend):
 
     def attention(self, q: Array, k: Array, v: Array, heads: int) -> Array:
         if self._takes_either(size=q.shape[2] // heads) and not is_recorded(q):
-            y = torch.empty_like(q, memory_format=torch.contiguous_format)
-            attend(packed.bits(q), packed.bits(k), packed.bits(v), heads, packed.bits(y))
+            y = empty(*q.shape, dtype=q.dtype)
+            attend(memory_of(q), memory_of(k), memory_of(v), heads, memory_of(y))
             return y
         dtype = q.dtype
         if q.requires_grad and self._device.type == "cpu":  # gradients in 16 bits take six times as long
@@ -310,8 +319,8 @@ class TorchBackend(Backend):
         if frames == 1:  # softmax over a single key is 1
             return v
         if self._takes_either() and not is_recorded(q):
-            y = torch.empty_like(q, memory_format=torch.contiguous_format)
-            attend_in_time(packed.bits(q), packed.bits(k), packed.bits(v), heads, frames, packed.bits(y))
+            y = empty(*q.shape, dtype=q.dtype)
+            attend_in_time(memory_of(q), memory_of(k), memory_of(v), heads, frames, memory_of(y))
             return y
         length, channels = q.shape[1:]
         # (videos, positions * heads, frames, channels of a head), as views
@@ -327,21 +336,23 @@ class TorchBackend(Backend):
 
     # Weights
 
-    def _packed(self, weight: Host, loops: bool) -> Tensor:
-        """A linear layer's `(O, I)` as operators of `packed` take it: as loops do, or packed for oneDNN."""
-        return self._looped(weight) if loops else packed.pack_linear(_tensor(weight).to(self._dtype))
+    def _packed(self, weight: Host, bias: Host | None, loops: bool) -> tuple[Tensor, Any]:
+        """A linear layer's `(O, I)` and bias, if it has one, as `packed` takes them: as loops do, or for oneDNN."""
+        if loops:
+            return self._looped(weight), None if bias is None else _numbers(bias)
+        return packed.pack_linear(tensor_of(weight).to(self._dtype)), self._weight(bias)()
 
     def _looped(self, weight: Host) -> Tensor:
         """A weight as loops take it: as it is stored if it is so in 16 bits, or in bfloat16 if they compute in that."""
         if self._dtype is torch.bfloat16:
-            return _tensor(weight).to(self._dtype)
-        return _tensor(weight if weight.dtype.itemsize == 2 else to_float32(weight))
+            return carrying(tensor_of(weight).to(self._dtype))
+        return carrying(tensor_of(weight if weight.dtype.itemsize == 2 else to_float32(weight)))
 
     def _weight(self, values: Any, arrange: Callable[[Tensor], Tensor] = lambda w: w) -> Callable[[], Any]:
         """A weight as a layer asks for it: arranged once, or, if it is being trained, whenever it is asked for."""
         if _trained(values):
             return lambda: arrange(values.to(self._device, self._dtype))
-        fixed = None if values is None else arrange(_tensor(values).to(self._device, self._dtype))
+        fixed = None if values is None else arrange(tensor_of(values).to(self._device, self._dtype))
         return lambda: fixed
 
 
@@ -354,24 +365,14 @@ def _trained(*weights: Any) -> bool:
     return any(isinstance(weight, Tensor) for weight in weights)
 
 
-def _tensor(values: Host, copy: bool = False) -> Tensor:
-    """A tensor of the array's memory, if it may be written to, or of a copy."""
-    values = np.array(values) if copy or not values.flags.writeable else np.ascontiguousarray(values)
-    if values.dtype.name == "bfloat16":  # NumPy has it by ml_dtypes only, which torch does not know
-        return torch.from_numpy(values.view(np.uint16)).view(torch.bfloat16)
-    return torch.from_numpy(values)
+def _numbers(bias: Host) -> Tensor:
+    """A bias, or what else is small, as loops take it."""
+    return carrying(tensor_of(to_float32(bias)))
 
 
 def _native_group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Torch's own, of rows `(V, P, C)`, as channels-last maps one position wide."""
     return torch.group_norm(x[:, :, None].permute(0, 3, 1, 2), groups, weight, bias, eps).permute(0, 2, 3, 1)
-
-
-def _looped_group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, silu: bool) -> Tensor:
-    """Of rows `(V, P, C)` on a CPU, in two passes over memory, with statistics to float32's digits."""
-    y, (w, b) = torch.empty(x.shape, dtype=x.dtype), (a.float().numpy() for a in (weight, bias))
-    elementwise.group_norm(packed.bits(x), w, b, groups, eps, silu, packed.bits(y))
-    return y
 
 
 def _group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:

@@ -9,13 +9,17 @@ weights for its own compiler only, so all this is in operators of ours, which th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, library
 
 from svdkit_loops import product
-from svdkit_loops.stored import Stored, stored
+from svdkit_loops.stored import Stored
+
+from .host import empty, memory_of
+from .recording import unless_recorded
 
 DTYPES = {torch.float32, torch.bfloat16}
 """What oneDNN computes in; float16 only on processors that have it in hardware."""
@@ -45,17 +49,11 @@ def pack_conv2d(weight: Tensor, stride: int, padding: tuple[int, int]) -> Tensor
     return packed
 
 
-def bits(x: Tensor) -> Stored:
-    """An array's memory as loops take it, or that of a copy if it is not contiguous."""
-    x = x.detach().contiguous()
-    return x.view(torch.int16).numpy() if x.dtype is torch.bfloat16 else stored(x.numpy())
-
-
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, plus: Tensor | None, out: int) -> Tensor:
     if not weight.is_mkldnn:
-        y = torch.empty(*x.shape[:-1], out, dtype=x.dtype)
-        offset, more = None if bias is None else bias.float().numpy(), None if plus is None else rows(plus)
-        product.multiply(rows(x), bits(weight), offset, rows(y), more)
+        y = empty(*x.shape[:-1], out, dtype=x.dtype)
+        offset, more = None if bias is None else memory_of(bias), None if plus is None else _rows(plus)
+        product.multiply(_rows(x), memory_of(weight), offset, _rows(y), more)
         return y
     result: Tensor
     if plus is None:
@@ -65,9 +63,8 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, plus: Tensor | None,
     return result
 
 
-def rows(x: Tensor) -> Stored:
-    """The same as rows of the last axis."""
-    return bits(x).reshape(-1, x.shape[-1])
+def _rows(x: Tensor) -> Stored:
+    return memory_of(x).reshape(-1, x.shape[-1])
 
 
 def _conv2d(
@@ -76,9 +73,9 @@ def _conv2d(
     bias: Tensor | None,
     plus: Tensor | None,
     out: int,
-    kernel: list[int],
+    kernel: Sequence[int],
     stride: int,
-    padding: list[int],
+    padding: Sequence[int],
 ) -> Tensor:
     geometry = padding, (stride, stride), (1, 1), 1
     result: Tensor
@@ -91,9 +88,9 @@ def _conv2d(
 
 def _geglu(x: Tensor, value: Tensor, value_bias: Tensor, gate: Tensor, gate_bias: Tensor, out: int) -> Tensor:
     if not value.is_mkldnn:
-        y = torch.empty(*x.shape[:-1], out, dtype=x.dtype)
-        b, c = (bias.float().numpy() for bias in (value_bias, gate_bias))
-        product.multiply_gated(rows(x), bits(value), b, bits(gate), c, rows(y))
+        y = empty(*x.shape[:-1], out, dtype=x.dtype)
+        b, c = memory_of(value_bias), memory_of(gate_bias)
+        product.multiply_gated(_rows(x), memory_of(value), b, memory_of(gate), c, _rows(y))
         return y
     # GELU and the halves' product are done on what each matrix product has in cache; apart they pass through memory.
     gates = _mkldnn._linear_pointwise(x, gate, gate_bias, "gelu", [], "none")
@@ -170,10 +167,10 @@ _register.register_autograd("svdkit::linear", _linear_gradient, setup_context=_k
 _register.register_autograd("svdkit::conv2d", _conv2d_gradient, setup_context=_keep, lib=operators)
 _register.register_autograd("svdkit::geglu", _geglu_gradient, setup_context=_keep_all, lib=operators)
 
-linear: Any = torch.ops.svdkit.linear
-"""`(…, I)`, packed weight, bias, what is added or None, and O, to `(…, O)`."""
-conv2d: Any = torch.ops.svdkit.conv2d
+linear = unless_recorded(torch.ops.svdkit.linear, _linear)
+"""`(…, I)`, packed weight, bias (of loops in float32), what is added or None, and O, to `(…, O)`."""
+conv2d = unless_recorded(torch.ops.svdkit.conv2d, _conv2d)
 """`(N, I, H, W)` channels last, packed weight, bias, what is added or None, O, kernel, stride and padding, to
 `(N, O, H', W')`, channels last too."""
-geglu: Any = torch.ops.svdkit.geglu
-"""`(…, I)`, packed weight and bias of the value and of the gate, and O, to `value * gelu(gate)`, `(…, O)`."""
+geglu = unless_recorded(torch.ops.svdkit.geglu, _geglu)
+"""`(…, I)`, weight and bias, as above, of the value and of the gate, and O, to `value * gelu(gate)`, `(…, O)`."""

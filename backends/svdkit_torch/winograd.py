@@ -16,7 +16,9 @@ from svdkit.backend import Call, Shape
 from svdkit_loops.winograd import Frames, Maps
 from svdkit_loops.winograd import convolve as loops
 
-from .packed import bits, operators
+from .host import empty, memory_of
+from .packed import operators
+from .recording import unless_recorded
 
 CHANNELS = 128
 """From how many on it pays: of 128, at 256x256, 220 ms instead of 350; of 64, 100 instead of 90."""
@@ -40,13 +42,14 @@ def planned(call: Call, dtype: str) -> bool:
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor, plus: Tensor | None, frames: int) -> Tensor:
-    result = torch.empty(*x.shape[:-1], len(bias), dtype=x.dtype)
+    result = empty(*x.shape[:-1], len(bias), dtype=x.dtype)
     tiling = _tiling(x.shape, frames)
 
     def rows(y: Tensor) -> Any:
-        return bits(y).reshape(*tiling.shape[:-1], -1)
+        return memory_of(y).reshape(*tiling.shape[:-1], -1)
 
-    loops(tiling, rows(x), bits(weight), bias.float().numpy(), rows(result), None if plus is None else rows(plus))
+    more = None if plus is None else rows(plus)
+    loops(tiling, rows(x), memory_of(weight), memory_of(bias), rows(result), more)
     return result
 
 
@@ -82,6 +85,7 @@ operators.impl("winograd", _convolve, "CPU")
 _register.register_fake("svdkit::winograd", _shape, lib=operators)
 _register.register_autograd("svdkit::winograd", _gradient, setup_context=_keep, lib=operators)
 
-convolve: Any = torch.ops.svdkit.winograd
-"""`(N, H, W, I)`, weights as they are stored, bias, what is added or None, and frames, to `(N, H, W, O)`: of maps,
-which is 0 frames, by `(O, I, 3, 3)`, padded by 1; of videos of so many frames by `(O, I, 3, 1, 1)` along these."""
+convolve = unless_recorded(torch.ops.svdkit.winograd, _convolve)
+"""`(N, H, W, I)`, weights as they are stored, bias in float32, what is added or None, and frames, to `(N, H, W, O)`:
+of maps, which is 0 frames, by `(O, I, 3, 3)`, padded by 1; of videos of so many frames by `(O, I, 3, 1, 1)` along
+these."""
