@@ -26,7 +26,7 @@ from sides import NETWORKS, Svdkit, Task, add_options, task_of
 
 from svdkit.backend import itemsize
 
-LAYERS = {"conv2d", "temporal_conv", "linear", "geglu", "group_norm", "layer_norm", "mix"}
+LAYERS = {"conv2d", "temporal_conv", "upsample_conv2d", "linear", "geglu", "group_norm", "layer_norm", "mix"}
 FUNCTIONS = {
     *("silu", "gelu", "quick_gelu", "attention", "temporal_attention", "swap_axes", "add_rows", "upsample"),
     *("to_map", "from_map", "tokens", "from_tokens", "concat_channels", "concat", "cast"),
@@ -107,7 +107,7 @@ def _arrays(args: Iterable[Any]) -> Iterable[Any]:
 def operations(kernel: str, weight: Shape, inputs: list[Shape], output: Shape, args: tuple[Any, ...]) -> int:
     """Of a kernel's products; a multiplication and an addition are two, convolutions are counted as direct ones."""
     match kernel:
-        case "conv2d" | "temporal_conv" | "linear":
+        case "conv2d" | "temporal_conv" | "upsample_conv2d" | "linear":
             return 2 * math.prod(output) * math.prod(weight[1:])
         case "geglu":
             return 2 * math.prod(inputs[0][:-1]) * math.prod(weight)

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from attrs import frozen
+from attrs import evolve, frozen
 
 from .errors import InputError
 from .memory import Memory, host_memory
@@ -72,6 +72,18 @@ class Call:
     """`heads`, `frames`, `stride`, `padding` (before and after together), `silu`, where the kernel has them."""
     itemsize: int
     """Bytes of one element."""
+
+
+def upsample_then_conv2d(call: Call) -> tuple[Call, Call]:
+    """The two calls that one of `upsample_conv2d` is where a backend composes it."""
+    larger = *call.inputs[0][:2], *call.output[2:]
+    upsample = evolve(call, kernel="upsample", output=larger, weight=(), options={})
+    return upsample, evolve(call, kernel="conv2d", inputs=(larger,), origins=("upsample",))
+
+
+def doubles(call: Call) -> bool:
+    """Whether one of `upsample_conv2d` makes every row and every column two."""
+    return call.output[2:] == tuple(2 * n for n in call.inputs[0][2:])
 
 
 @frozen
@@ -239,6 +251,11 @@ class Backend(ABC):
 
         weight `(O, I, k, 1, 1)`, k odd; the N maps are N / frames videos one after another. `plus` as in `conv2d`.
         """
+
+    def upsample_conv2d(self, weight: Host, bias: Host) -> Layer:
+        """`(map, height, width) -> map`: `upsample`, then `conv2d` padded by 1; weight `(O, I, 3, 3)`."""
+        conv = self.conv2d(weight, bias)
+        return lambda x, height, width: conv(self.upsample(x, height, width))
 
     @abstractmethod
     def linear(self, weight: Host, bias: Host | None) -> Layer:

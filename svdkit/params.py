@@ -101,6 +101,12 @@ class Params:
         options.setdefault("padding", (kernel // 2, kernel // 2))
         return p.layer(lambda k: k.conv2d, weight, p.tensor("bias", out) if bias else None, **options)
 
+    def upsample_conv2d(self, name: str, channels: int) -> Layer:
+        """A 3x3 convolution after upsampling."""
+        p = self / name
+        weight = p.tensor("weight", channels, channels, 3, 3)
+        return p.layer(lambda k: k.upsample_conv2d, weight, p.tensor("bias", channels))
+
     def temporal_conv(self, name: str, channels: int, out: int) -> Layer:
         """A convolution over three frames."""
         p = self / name

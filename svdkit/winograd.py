@@ -1,8 +1,12 @@
-"""The matrices of Winograd's convolutions F(m x m, 3 x 3) and F(m, 3), by Cook and Toom (arXiv:1509.09308, section 4).
+"""The matrices of Winograd's convolutions F(m x m, r x r) and F(m, r), by Cook and Toom (arXiv:1509.09308, section 4).
 
 A tile of m x m results of a 3x3 convolution is `A (G w G' . B d B') A'`, with d the (m + 2) x (m + 2) inputs that it
 sees and `.` elementwise: (m + 2)^2 products instead of 9 m^2, 2.25 times fewer for m = 2 and 4 times for m = 4. Over
 time a tile is m frames, and it is `A (G w . B d)`: m + 2 products instead of 3 m, 1.5 and 2 times fewer.
+
+Of a map whose rows and columns are each doubled first, as nearest neighbours do, even results see only two inputs along
+an axis, `w0 x[i - 1] + (w1 + w2) x[i]`, and so do odd ones, `(w0 + w1) x[i] + w2 x[i + 1]`. Each of the four kinds is a
+2x2 convolution of the map as it was: tiles of (m + 1)^2 products, and no larger map in memory.
 """
 
 from __future__ import annotations
@@ -17,14 +21,23 @@ import numpy.typing as npt
 Matrix = npt.NDArray[np.float64]
 
 POINTS = {
-    2: (0, 1, -1),
-    4: (0, Fraction(3, 4), Fraction(-3, 4), Fraction(3, 2), Fraction(-3, 2)),
+    3: (0, -1),
+    4: (0, 1, -1),
+    5: (0, -1, Fraction(1, 2), Fraction(3, 2)),
+    6: (0, Fraction(3, 4), Fraction(-3, 4), Fraction(3, 2), Fraction(-3, 2)),
 }
-"""Where polynomials are evaluated, besides at infinity, by m.
+"""Where polynomials are evaluated, besides at infinity, by how many products there are along an axis.
 
-For m = 4 the usual 0, 1, -1, 2, -2 is off by 2.5e-6 in float32 on maps of 320 channels; these are off by 1.2e-6, and
-patches by 0.4e-6.
+For 6 the usual 0, 1, -1, 2, -2 is off by 2.5e-6 in float32 on maps of 320 channels; these are off by 1.2e-6, those for
+5 by 0.9e-6, and patches by 0.4e-6.
 """
+SIZES = 2, 4
+"""The m that there are."""
+
+ALL, EVEN, ODD = 0, 1, 2
+"""Results along an axis: all of a map, or those of even or of odd index of one that is doubled first."""
+SEEN = {ALL: ((1, 0, 0), (0, 1, 0), (0, 0, 1)), EVEN: ((1, 0, 0), (0, 1, 1)), ODD: ((1, 1, 0), (0, 0, 1))}
+"""Which of three weights are added up for each input that such a result sees."""
 
 
 def suits(weight: tuple[int, ...], channels: int, stride: int = 1) -> bool:
@@ -39,16 +52,22 @@ def suits(weight: tuple[int, ...], channels: int, stride: int = 1) -> bool:
     return kernel in ([3, 3], [3, 1, 1]) and stride == 1 and min(out, into) >= channels
 
 
-def tile(*lengths: int) -> int:
+def tile(*lengths: int, results: int = ALL) -> int:
     """The m of the tiles that take the fewest products for so many results along each axis."""
-    return min(POINTS, key=lambda m: math.prod(-(-length // m) * (m + 2) for length in lengths))
+    return min(SIZES, key=lambda m: math.prod(-(-length // m) * products(m, results) for length in lengths))
+
+
+def products(m: int, results: int = ALL) -> int:
+    """Along an axis of a tile: inputs that m results see."""
+    return m + len(SEEN[results]) - 1
 
 
 @cache
-def matrices(m: int) -> tuple[Matrix, Matrix, Matrix]:
-    """A `(m, m + 2)`, G `(m + 2, 3)`, B `(m + 2, m + 2)`: `A (G w . B d)` is m results on m + 2 inputs."""
-    points = [Fraction(p) for p in POINTS[m]]
-    n = m + 2
+def matrices(m: int, results: int = ALL) -> tuple[Matrix, Matrix, Matrix]:
+    """A `(m, n)`, G `(n, 3)`, B `(n, n)`: `A (G w . B d)` is m results on n inputs."""
+    seen = np.array(SEEN[results], np.float64)
+    n = products(m, results)
+    points = [Fraction(p) for p in POINTS[n]]
 
     def evaluate(length: int) -> list[list[Fraction]]:
         """Polynomials of so many coefficients at the points; at infinity, the last coefficient."""
@@ -57,7 +76,7 @@ def matrices(m: int) -> tuple[Matrix, Matrix, Matrix]:
         ]
 
     transform = np.array(_inverse(evaluate(n)), np.float64).T
-    weights = np.array(evaluate(3), np.float64)
+    weights = np.array(evaluate(len(seen)), np.float64) @ seen
     # Powers of two, which round nothing, share the size of the numbers out between inputs and weights.
     sizes = 2.0 ** np.round(np.log2(np.abs(transform).max(1, keepdims=True)))
     return np.array(evaluate(m), np.float64).T, weights * sizes, transform / sizes

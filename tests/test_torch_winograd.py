@@ -68,6 +68,27 @@ def test_numbers_in_time(videos: int, frames: int) -> None:
     assert relative_error(y, direct.transpose(1, 2).flatten(0, 1).numpy()) < ROUNDING
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_doubled_maps(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In tiles of the map as it was, unless its gradient is followed or it is not doubled; the numbers are the same."""
+    used: list[Any] = []
+    real = winograd.convolve_doubled
+    monkeypatch.setattr(winograd, "convolve_doubled", lambda *args: (used.append(args[0].shape), real(*args))[1])
+    k = TorchBackend("cpu", dtype)
+    layer = k.upsample_conv2d(drawn(256, 320, 3, 3) / 54, drawn(256))
+    x = k.array(drawn(2, 5, 6, 320))
+    y = layer(x, 10, 12)
+    assert used == [x.shape] * (dtype == "float32" or HAS_PAIRS)
+    used.clear()
+    leaf = x.clone().requires_grad_()
+    followed = layer(leaf, 10, 12)
+    followed.sum().backward()
+    assert leaf.grad.shape == x.shape
+    assert layer(x, 9, 12).shape == (2, 9, 12, 256)
+    assert used == []
+    assert relative_error(k.numpy(y), k.numpy(followed)) < (ROUNDING if dtype == "float32" else 5e-3)
+
+
 def test_gradients_are_those_of_a_direct_convolution() -> None:
     """And what torch records of it is what it would have to know of it."""
     offset = torch.from_numpy(drawn(256))

@@ -52,11 +52,27 @@ def test_matrices_make_a_convolution_of_one_dimension(m: int) -> None:
     assert a @ ((weights @ g) * (b @ d)) == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
+@pytest.mark.parametrize("m", [2, 4])
+@pytest.mark.parametrize(("results", "first"), [(winograd.EVEN, 0), (winograd.ODD, 1)])
+def test_matrices_of_every_other_result_on_doubled_inputs(m: int, results: int, first: int) -> None:
+    rng = np.random.default_rng(m)
+    d, g = rng.standard_normal(m + 1), rng.standard_normal(3)
+    a, weights, b = winograd.matrices(m, results)
+    doubled = np.repeat(d, 2)  # an even result sees one of the inputs before it, an odd one two of its own
+    expected = [doubled[2 * i + 1 - first :][:3] @ g for i in range(m)]
+    assert a @ ((weights @ g) * (b @ d)) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
 @pytest.mark.parametrize(
     ("lengths", "m"), [((4,), 4), ((2,), 2), ((5,), 2), ((6,), 2), ((25,), 4), ((2, 2), 2), ((4, 4), 4), ((2, 9), 2)]
 )
 def test_tiles_take_few_products(lengths: tuple[int, ...], m: int) -> None:
     assert winograd.tile(*lengths) == m
+
+
+@pytest.mark.parametrize(("lengths", "m"), [((1, 1), 2), ((4, 4), 4), ((5, 6), 2), ((7, 8), 4)])
+def test_tiles_of_doubled_maps_take_few_products(lengths: tuple[int, ...], m: int) -> None:
+    assert winograd.tile(*lengths, results=winograd.ODD) == m
 
 
 @pytest.mark.parametrize("m", [2, 4])
@@ -116,6 +132,23 @@ def test_numbers_in_time(
     assert relative_error(y, before + more.astype(np.float64)) < ROUNDING
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 4, 4), (3, 5, 7), (1, 2, 9)])
+@pytest.mark.parametrize(("channels", "out"), [(64, 72), (200, 31)])
+@pytest.mark.parametrize("m", [2, 4])
+def test_numbers_of_doubled_maps(
+    shape: tuple[int, int, int], channels: int, out: int, m: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(winograd, "SIZES", [m])
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((*shape, channels), np.float32) + 3
+    weight = (rng.standard_normal((out, channels, 3, 3)) / 24).astype(np.float16)
+    bias = rng.standard_normal(out, np.float32)
+    n, height, width = shape
+    y = np.full((n, 2 * height, 2 * width, out), np.nan, np.float32)
+    loops.convolve_doubled(x, stored(weight), bias, y)
+    assert relative_error(y, convolve(x.repeat(2, 1).repeat(2, 2), weight, bias)) < ROUNDING
+
+
 def test_what_does_not_fit_is_not_convolved() -> None:
     x, bias = np.zeros((2, 5, 5, 64), np.float32), np.zeros(64, np.float32)
     weight, tiling = np.zeros((64, 64, 3, 3), np.float32), loops.Maps(x.shape, 4)
@@ -127,6 +160,7 @@ def test_what_does_not_fit_is_not_convolved() -> None:
         (tiling, weight[:63], bias, x),
         (tiling, weight[..., :1], bias, x),
         (loops.Frames((2, 25, 64), 2, 4), weight, bias, x),
+        (loops.Maps(x.shape, 4, winograd.EVEN, winograd.ODD), weight, bias, x),
     ):
         with pytest.raises(ValueError, match="do not fit tiles"):
             loops.convolve(t, x, np.ascontiguousarray(w), b, np.empty_like(out))
@@ -146,7 +180,10 @@ def layers(k: Any, rng: np.random.Generator) -> list[tuple[Any, Any]]:
         count: convolve_in_time(x.reshape(6, 35, 64), time, bias, count).reshape(6, 5, 7, 72) for count in (1, 2, 3)
     }
     conv, over_time, bare = k.conv2d(space, bias), k.temporal_conv(time, bias), k.conv2d(space, None)
+    after_upsampling, odd_rows = k.upsample_conv2d(space, bias), np.arange(9) * 5 // 9
     return [
+        (lambda: after_upsampling(maps, 10, 14), convolve(x.repeat(2, 1).repeat(2, 2), space, bias)),
+        (lambda: after_upsampling(maps, 9, 14), convolve(x[:, odd_rows].repeat(2, 2), space, bias)),
         (lambda: conv(maps), convolve(x, space, bias)),
         (lambda: bare(maps), convolve(x, space, 0 * bias)),
         *((lambda count=count: over_time(maps, count), expected) for count, expected in frames.items()),
@@ -190,6 +227,35 @@ def test_when_it_is_used(
     k = create("cpu", "float32")
     k.conv2d(np.zeros(weight, np.float32), None, **options)(k.to_map(k.array(np.zeros((1, weight[1], 6, 6)))))
     assert calls == [1] * used
+
+
+@pytest.mark.parametrize(
+    ("out", "height", "used"), [(64, 12, ["doubled"]), (64, 11, ["upsample", "conv2d"]), (63, 12, ["upsample"])]
+)
+def test_when_maps_are_doubled_in_it(out: int, height: int, used: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    k = create("cpu", "float32")
+    for owner, name, call in (
+        (eager, "convolve_doubled", "doubled"),
+        (eager, "conv2d", "conv2d"),
+        (type(k), "upsample", "upsample"),
+    ):
+        real = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, real=real, call=call: (calls.append(call), real(*args))[1])
+    layer = k.upsample_conv2d(np.zeros((out, 64, 3, 3), np.float32), np.zeros(out, np.float32))
+    layer(k.to_map(k.array(np.zeros((1, 64, 6, 5)))), height, 10)
+    assert calls == used
+
+
+@pytest.mark.parametrize(("height", "larger"), [(64, False), (63, True)])
+def test_plans_count_the_larger_map_where_there_is_one(height: int, larger: bool) -> None:
+    meter = Meter(create("cpu", "float32"))
+    layer = meter.upsample_conv2d(np.zeros((64, 64, 3, 3), np.float16), np.zeros(64, np.float32))
+    assert meter.ledger.weights == 2 * 64 * 64 * 9 + 4 * 64
+    x = meter.new((8, 64, 32, 32))
+    y = layer(x, height, 64)
+    assert (meter.ledger.peak - x.nbytes - y.nbytes >= y.nbytes) == larger
+    assert meter.ledger.flops == {"upsample_conv2d": 2 * 9 * 64 * 64 * 8 * height * 64}
 
 
 @pytest.mark.parametrize(("kernel", "shape"), [("conv2d", (64, 96, 3, 3)), ("temporal_conv", (64, 96, 3, 1, 1))])

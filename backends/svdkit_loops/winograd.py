@@ -7,6 +7,7 @@ they are stored, and come from memory in every call.
 
 from __future__ import annotations
 
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -22,7 +23,7 @@ from .room import room_for
 from .stored import Stored
 from .threads import allowed_processors, share
 from .tile import WIDTH
-from .winograd_loops import cut_size, over_frames, over_maps
+from .winograd_loops import Loops, cut_size, over_frames, over_maps
 
 Floats = npt.NDArray[np.float32]
 
@@ -36,20 +37,36 @@ KEPT = 2**20
 
 @frozen
 class Maps:
-    """Tiles of m x m results of maps `(N, H, W, C)` that are padded by 1; (m + 2)^2 taps."""
+    """Tiles of m x m results of maps `(N, H, W, C)` that are padded by 1.
+
+    `rows` and `columns` say which results: `winograd.ALL`, or `EVEN` or `ODD` ones of maps that are doubled first.
+    """
 
     shape: tuple[int, ...]
     m: int
+    rows: int = winograd.ALL
+    columns: int = winograd.ALL
 
     @classmethod
-    def of(cls, shape: tuple[int, ...]) -> Maps:
+    def of(cls, shape: tuple[int, ...], rows: int = winograd.ALL, columns: int = winograd.ALL) -> Maps:
         """Those that take the fewest products."""
-        return cls(shape, winograd.tile(*shape[1:3]))
+        return cls(shape, winograd.tile(*shape[1:3], results=rows), rows, columns)
 
     @property
     def taps(self) -> int:
         """Inputs, and products, of a tile."""
-        return (self.m + 2) ** 2
+        return winograd.products(self.m, self.rows) ** 2
+
+    @property
+    def result(self) -> tuple[int, ...]:
+        """The shape of results, but for channels."""
+        n, height, width, _ = self.shape
+        scale = 1 if self.rows == winograd.ALL else 2
+        return n, scale * height, scale * width
+
+    @property
+    def _loops(self) -> Loops:
+        return over_maps(self.m, self.rows, self.columns)
 
     @property
     def count(self) -> int:
@@ -59,22 +76,22 @@ class Maps:
 
     def cut(self, x: Floats, start: int, count: int, out: Floats) -> None:
         """`B d B'` of tiles from the start-th on, as `multiply_tile` takes rows, one tap after another."""
-        over_maps(self.m)[0](x, start, count, out)
+        self._loops[0](x, start, count, out)
 
     def put(
         self, products: Floats, start: int, count: int, bias: Floats, plus: Floats | None, out: Floats, column: int
     ) -> None:
         """`A y A' + bias + plus` of products `(count, O')` of each tap, to `(N, H, W, O)`, from a column on."""
-        over_maps(self.m)[1](products, start, count, bias, plus, out, column)
+        self._loops[1](products, start, count, bias, plus, out, column)
 
     def multiply(self, *arguments: Any) -> None:
         """As `winograd_loops.Loops` has it: by `G w G'` of weights `(O, I, 9)`."""
-        over_maps(self.m)[2](*arguments)
+        self._loops[2](*arguments)
 
 
 @frozen
 class Frames:
-    """Tiles of m frames of videos `(V * F, P, C)`, at each position apart; m + 2 taps."""
+    """Tiles of m frames of videos `(V * F, P, C)`, at each position apart."""
 
     shape: tuple[int, ...]
     frames: int
@@ -88,7 +105,12 @@ class Frames:
     @property
     def taps(self) -> int:
         """Inputs, and products, of a tile."""
-        return self.m + 2
+        return winograd.products(self.m)
+
+    @property
+    def result(self) -> tuple[int, ...]:
+        """The shape of results, but for channels."""
+        return self.shape[:-1]
 
     @property
     def count(self) -> int:
@@ -121,7 +143,7 @@ def convolve(
     A thread does some tiles from their cutting to their results, so that in between they stay in its cache.
     """
     channels, columns = x.shape[-1], out.shape[-1]
-    fits = x.shape == tiling.shape and out.shape[:-1] == x.shape[:-1] and bias.shape == (columns,)
+    fits = x.shape == tiling.shape and out.shape[:-1] == tiling.result and bias.shape == (columns,)
     fits = fits and (plus is None or plus.shape == out.shape)
     taps = 9 if isinstance(tiling, Maps) else 3
     if not fits or weight.shape[:2] != (columns, channels) or prod(weight.shape[2:]) != taps:
@@ -155,11 +177,18 @@ def convolve(
     share(work, down * across, out.size)
 
 
+def convolve_doubled(x: Floats, weight: Stored, bias: Floats, out: Floats) -> None:
+    """The same of maps `(N, H, W, I)` whose rows and columns are each doubled first, into `(N, 2 H, 2 W, O)`."""
+    for rows, columns in product((winograd.EVEN, winograd.ODD), repeat=2):
+        convolve(Maps.of(x.shape, rows, columns), x, weight, bias, out)
+
+
 def tiles_size(call: Call) -> int:
     """Numbers that all threads hold for a convolution that is planned for."""
     n, channels, height, width = call.inputs[0]
     columns = call.weight[0]
-    tiling: Maps | Frames = Maps.of((n, height, width, channels))
+    results = winograd.EVEN if call.kernel == "upsample_conv2d" else winograd.ALL
+    tiling: Maps | Frames = Maps.of((n, height, width, channels), results, results)
     if call.kernel == "temporal_conv":
         tiling = Frames.of((n, height * width, channels), call.options["frames"])
     down, across = cells(tiling.count, columns)

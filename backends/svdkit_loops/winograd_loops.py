@@ -12,6 +12,9 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
+from svdkit import winograd
+from svdkit.winograd import ALL, ODD
+
 from .compiled import compiled
 from .stored import Stored, pack_columns
 from .tile import HEIGHT, LANES, WIDTH, block_of, blocks_of, multiply_tile, pack_rows, place
@@ -55,9 +58,10 @@ def multiply_taps(
 
 
 @cache
-def over_maps(m: int) -> Loops:
-    """For tiles of m x m results of maps."""
-    n = m + 2
+def over_maps(m: int, rows: int = ALL, columns: int = ALL) -> Loops:
+    """For tiles of m x m results of maps, or of `winograd.EVEN` or `ODD` results along both axes of doubled ones."""
+    n, scale = winograd.products(m, rows), 1 if rows == ALL else 2
+    below, right = int(rows == ODD), int(columns == ODD)  # where the first results are; inputs begin one before or here
 
     @compiled
     def cut(x: Floats, start: int, tiles: int, out: Floats) -> None:
@@ -71,15 +75,17 @@ def over_maps(m: int) -> Loops:
                 some = min(CHANNELS, channels - c)
                 for t in range(count):
                     image, place = divmod(start + begin + t, down * across)
-                    top, left = place // across * m - 1, place % across * m - 1
+                    top, left = place // across * m - 1 + below, place % across * m - 1 + right
                     inside, step = (max(0, -top), min(n, height - top)), width * channels
                     for b in range(n):
                         at, to = ((image * height + top) * width + left + b) * channels + c, b * CHANNELS
                         there = inside if 0 <= left + b < width else (0, 0)
-                        transform(INPUTS, m, x, at, step, there, None, None, half, to, n * CHANNELS, n, room, some)
+                        stride = n * CHANNELS
+                        transform(INPUTS, m, rows, x, at, step, there, None, None, half, to, stride, n, room, some)
                     for k in range(n):
-                        at, to, stride = k * n * CHANNELS, (k * n * HEIGHT + t) * CHANNELS, HEIGHT * CHANNELS
-                        transform(INPUTS, m, half, at, CHANNELS, (0, n), None, None, whole, to, stride, n, room, some)
+                        at, step, to = k * n * CHANNELS, CHANNELS, (k * n * HEIGHT + t) * CHANNELS
+                        stride = HEIGHT * CHANNELS
+                        transform(INPUTS, m, rows, half, at, step, (0, n), None, None, whole, to, stride, n, room, some)
                 for tap in range(n * n):
                     to = tap * tap_size + begin * channels + c * count
                     pack_rows(whole, tap * HEIGHT * CHANNELS, CHANNELS, count, some, out, to)
@@ -89,6 +95,7 @@ def over_maps(m: int) -> Loops:
         products: Floats, start: int, tiles: int, bias: Floats, plus: Floats | None, out: Floats, column: int
     ) -> None:
         _, height, width, columns = out.shape
+        height, width, apart = height // scale, width // scale, columns * scale
         down, across, there, tap_size = -(-height // m), -(-width // m), len(bias), products.shape[1]
         channels = -(-there // WIDTH) * WIDTH
         half, room = np.empty((m, n, channels), np.float32), np.zeros((2, channels), np.float32)
@@ -98,19 +105,20 @@ def over_maps(m: int) -> Loops:
             for b in range(n):
                 at, step = b * tap_size + t * channels, n * tap_size
                 to, stride = b * channels, n * channels
-                transform(RESULTS, m, products, at, step, (0, n), None, None, half, to, stride, m, room, channels)
+                transform(RESULTS, m, rows, products, at, step, (0, n), None, None, half, to, stride, m, room, channels)
             for k in range(min(m, height - top)):
-                at, to = k * n * channels, ((image * height + top + k) * width + left) * columns + column
-                count = min(m, width - left)
-                transform(RESULTS, m, half, at, channels, (0, n), bias, plus, out, to, columns, count, room, there)
+                row = (image * height + top + k) * scale + below
+                to, count = (row * width * scale + left * scale + right) * columns + column, min(m, width - left)
+                at, step = k * n * channels, channels
+                transform(RESULTS, m, rows, half, at, step, (0, n), bias, plus, out, to, apart, count, room, there)
 
-    return cut, put, _multiply(m, 2)
+    return cut, put, _multiply(m, rows, columns)
 
 
 @cache
 def over_frames(m: int) -> Loops:
     """For tiles of m frames."""
-    n = m + 2
+    n = winograd.products(m)
 
     @compiled
     def cut(x: Floats, frames: int, start: int, tiles: int, out: Floats) -> None:
@@ -126,7 +134,7 @@ def over_frames(m: int) -> Loops:
                     video, first = tile // in_video * frames, tile % in_video * m - 1
                     at, step = ((video + first) * positions + position) * channels + c, positions * channels
                     inside, to, stride = (max(0, -first), min(n, frames - first)), t * CHANNELS, HEIGHT * CHANNELS
-                    transform(INPUTS, m, x, at, step, inside, None, None, whole, to, stride, n, room, some)
+                    transform(INPUTS, m, ALL, x, at, step, inside, None, None, whole, to, stride, n, room, some)
                 for tap in range(n):
                     to = tap * tap_size + begin * channels + c * count
                     pack_rows(whole, tap * HEIGHT * CHANNELS, CHANNELS, count, some, out, to)
@@ -151,14 +159,14 @@ def over_frames(m: int) -> Loops:
             video, first = tile // in_video * frames, tile % in_video * m
             to, stride = ((video + first) * positions + position) * columns + column, positions * columns
             at, count = t * channels, min(m, frames - first)
-            transform(RESULTS, m, products, at, tap_size, (0, n), bias, plus, out, to, stride, count, room, there)
+            transform(RESULTS, m, ALL, products, at, tap_size, (0, n), bias, plus, out, to, stride, count, room, there)
 
-    return cut, put, _multiply(m, 1)
+    return cut, put, _multiply(m, ALL, None)
 
 
 @cache
-def _multiply(m: int, axes: int) -> Callable[..., None]:
-    size = 3**axes
+def _multiply(m: int, down: int, across: int | None) -> Callable[..., None]:
+    size = 3 if across is None else 9
 
     @compiled
     def multiply(
@@ -181,7 +189,7 @@ def _multiply(m: int, axes: int) -> Callable[..., None]:
                 for c in range(begin, begin if made else end, LANES):
                     some = min(LANES, end - c)
                     pack_columns(weight, panel * WIDTH * row + c * size, row, there, some * size, few, 0)
-                    transform_weights(m, axes, few, some, factors, at + (c - begin) * WIDTH, factors.shape[1])
+                    transform_weights(m, down, across, few, some, factors, at + (c - begin) * WIDTH, factors.shape[1])
                 multiply_taps(tiles, begin, end, factors, at, products, count, width, (panel - first) * WIDTH)
 
     return multiply

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from mindspore import Parameter, ops
 
 from svdkit import winograd
-from svdkit.backend import Array, Call, Host, Layer, Map, added, mix_share
+from svdkit.backend import Array, Backend, Call, Host, Layer, Map, added, mix_share
 from svdkit.memory.malloc import keep_freed_memory
 from svdkit_loops.stored import stored_size
 
@@ -121,6 +121,19 @@ class MindSporeCPU(MindSporeBackend):
 
         def apply(x: Map, plus: Map | None = None) -> Map:
             return in_patches()(x, plus) if IN_GRAPH.get() else eager.conv2d(x, factors, offset, plus)
+
+        return apply
+
+    def upsample_conv2d(self, weight: Host, bias: Host) -> Layer:
+        composed = cache(lambda: Backend.upsample_conv2d(self, weight, bias))
+        if not winograd.suits(weight.shape, WINOGRAD_CHANNELS):
+            return composed()
+        factors, offset = Weight(weight), Weight(bias)
+
+        def apply(x: Map, height: int, width: int) -> Map:
+            if IN_GRAPH.get() or (height, width) != (2 * x.shape[1], 2 * x.shape[2]):
+                return composed()(x, height, width)
+            return eager.upsample_conv2d(x, factors, offset)
 
         return apply
 

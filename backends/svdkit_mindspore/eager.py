@@ -12,7 +12,7 @@ from svdkit.backend import Array, Host
 from svdkit_loops import elementwise, product
 from svdkit_loops.attention import attend, attend_in_time
 from svdkit_loops.room import empty
-from svdkit_loops.winograd import Frames, Maps, convolve
+from svdkit_loops.winograd import Frames, Maps, convolve, convolve_doubled
 
 from .host import memory_of, tensor_of
 from .weight import Weight
@@ -82,6 +82,15 @@ def conv2d(x: Array, weight: Weight, bias: Weight, plus: Array | None) -> Array:
     """By weights `(O, I, 3, 3)` of `(N, H, W, I)`, padded by 1, plus an array, if there is one."""
     maps = memory_of(x)
     return _convolve(Maps.of(maps.shape), maps, weight, bias, plus)
+
+
+def upsample_conv2d(x: Array, weight: Weight, bias: Weight) -> Array:
+    """The same of maps whose rows and columns are each doubled first: `(N, 2 H, 2 W, O)`."""
+    maps = memory_of(x)
+    n, height, width, _ = maps.shape
+    result = empty(n, 2 * height, 2 * width, len(bias.numbers))
+    convolve_doubled(maps, weight.stored, bias.numbers, result)
+    return tensor_of(result)
 
 
 def temporal_conv(x: Array, frames: int, weight: Weight, bias: Weight, plus: Array | None) -> Array:

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterator
 from math import prod
 
 from svdkit import winograd
-from svdkit.backend import Call
+from svdkit.backend import Call, doubles, upsample_then_conv2d
 from svdkit_loops.attention import attention_size
 from svdkit_loops.product import multiply_size
 from svdkit_loops.winograd import tiles_size
@@ -30,8 +30,11 @@ def scratch(call: Call, channels: int, patch_elements: int) -> list[int]:
     size, out = prod(call.inputs[0]), prod(call.output)
     copies = [prod(shape) * (made == "view") for shape, made in zip(call.inputs, call.origins, strict=True)]
     match call.kernel:
-        case "conv2d" | "temporal_conv" if in_tiles(call, channels):
+        case "conv2d" | "temporal_conv" | "upsample_conv2d" if in_tiles(call, channels):
             return [*copies, tiles_size(call)]
+        case "upsample_conv2d":
+            upsample, conv = upsample_then_conv2d(call)
+            return [*copies, prod(upsample.output), *scratch(conv, channels, patch_elements)]
         case "conv2d" | "temporal_conv" if prod(call.weight[2:]) > 1:
             patches = prod(call.weight[1:]) * out // call.weight[0]
             block = min(patches, patch_elements)
@@ -59,6 +62,9 @@ def tables(call: Call, channels: int) -> Iterator[tuple[Hashable, int]]:
         case "temporal_conv" if not in_tiles(call, channels):
             frames = call.options["frames"]
             yield ("frames", frames, shape[2:]), 4 * frames * prod(shape[2:]) * call.weight[2]
+        case "upsample_conv2d" if not in_tiles(call, channels):
+            for part in upsample_then_conv2d(call):
+                yield from tables(part, channels)
         case "upsample":
             yield ("upsample", shape[2:], call.output[2:]), 4 * prod(call.output[2:])
 
@@ -67,4 +73,6 @@ def in_tiles(call: Call, channels: int) -> bool:
     """Whether a convolution is Winograd's."""
     if call.kernel == "temporal_conv":
         return call.options["frames"] > 1 and winograd.suits(call.weight, channels)
+    if call.kernel == "upsample_conv2d" and not doubles(call):
+        return False
     return call.options["padding"] == 2 and winograd.suits(call.weight, channels, call.options["stride"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from types import ModuleType
 from typing import Any, cast
 
@@ -162,6 +163,19 @@ class TorchBackend(Backend):
             return self._conv2d(weight, bias, stride, (before, before))
         conv = self._conv2d(weight, bias, stride, (0, 0))
         return lambda x, plus=None: conv(F.pad(x, (0, 0, before, after, before, after)), plus)
+
+    def upsample_conv2d(self, weight: Host, bias: Host) -> Layer:
+        composed = cache(lambda: Backend.upsample_conv2d(self, weight, bias))
+        if not (self._takes_either(weight, bias) and winograd.suits(weight.shape)):
+            return composed()
+        w, b = self._looped(weight), _numbers(bias)
+
+        def apply(x: Map, height: int, width: int) -> Map:
+            if is_recorded(x) or (height, width) != (2 * x.shape[1], 2 * x.shape[2]):
+                return composed()(x, height, width)
+            return winograd.convolve_doubled(x, w, b)
+
+        return apply
 
     def temporal_conv(self, weight: Host, bias: Host) -> Layer:
         out = weight.shape[0]

@@ -9,7 +9,7 @@ from math import prod
 
 import torch
 
-from svdkit.backend import Call
+from svdkit.backend import Call, upsample_then_conv2d
 from svdkit.memory import Memory, host_memory
 from svdkit_loops.attention import attention_size
 from svdkit_loops.product import multiply_size
@@ -24,8 +24,11 @@ def scratch(call: Call, packs: bool, loops: str) -> int:
     """Bytes that a kernel needs at its peak; weights may be packed (`packed`), loops be of a dtype, or of none."""
     out, numbers = prod(call.output) * call.itemsize, 4
     match call.kernel:
-        case "conv2d" | "temporal_conv" if loops and winograd.planned(call, loops):
+        case "conv2d" | "temporal_conv" | "upsample_conv2d" if loops and winograd.planned(call, loops):
             return numbers * tiles_size(call)
+        case "upsample_conv2d":
+            upsample, conv = upsample_then_conv2d(call)
+            return prod(upsample.output) * call.itemsize + scratch(conv, packs, loops)
         case "linear" | "geglu" if packs and (loops == "float32" or (loops and call.kernel == "geglu")):
             columns, size, gated = *call.weight[:2], call.kernel == "geglu"
             rows = prod(call.inputs[0]) // size

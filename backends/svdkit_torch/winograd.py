@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, library
 
 from svdkit import winograd
-from svdkit.backend import Call, Shape
+from svdkit.backend import Call, Shape, doubles
 from svdkit_loops.winograd import Frames, Maps
 from svdkit_loops.winograd import convolve as loops
+from svdkit_loops.winograd import convolve_doubled as doubled
 
 from .host import empty, memory_of
 from .packed import operators
@@ -36,9 +37,19 @@ def planned(call: Call, dtype: str) -> bool:
     """Whether a call that is planned for is done in tiles."""
     if dtype == "bfloat16" and call.kernel == "temporal_conv":
         return False
+    if call.kernel == "upsample_conv2d" and not doubles(call):
+        return False
     padding = call.options.get("padding", 2)
     sides = padding // 2, padding - padding // 2
     return call.options.get("frames", 0) != 1 and suits(call.weight, call.options.get("stride", 1), sides)
+
+
+def convolve_doubled(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Of maps `(N, H, W, I)` whose rows and columns are each doubled first: `(N, 2 H, 2 W, O)`, not to be recorded."""
+    n, height, width, _ = x.shape
+    result = empty(n, 2 * height, 2 * width, len(bias), dtype=x.dtype)
+    doubled(memory_of(x), memory_of(weight), memory_of(bias), memory_of(result))
+    return result
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor, plus: Tensor | None, frames: int) -> Tensor:

@@ -90,9 +90,9 @@ class Upsample:
 
     def __init__(self, p: Params, channels: int) -> None:
         self.k = p.kernels
-        self.conv = p.conv2d("conv", channels, channels)
+        self.conv = p.upsample_conv2d("conv", channels)
 
     def __call__(self, x: Map, size: tuple[int, int] | None = None) -> Map:
         """Maps of `size`, or of twice the height and width."""
         height, width = size or (2 * n for n in self.k.size(x))
-        return self.conv(self.k.upsample(x, height, width))
+        return self.conv(x, height, width)

@@ -238,6 +238,20 @@ class Meter(Backend):
 
         return apply
 
+    def upsample_conv2d(self, weight: Host, bias: Host) -> Layer:
+        if self._default("upsample_conv2d"):
+            return super().upsample_conv2d(weight, bias)
+        self._weigh(bias)
+        self.ledger.weights += self.backend.held("upsample_conv2d", weight)
+
+        def apply(x: Sized, height: int, width: int) -> Sized:
+            shape = x.shape[0], weight.shape[0], height, width
+            flops = 2 * math.prod(shape) * math.prod(weight.shape[1:])
+            options = {"stride": 1, "padding": 2}
+            return self.run("upsample_conv2d", [x], shape, weight=weight.shape, flops=flops, **options)
+
+        return apply
+
     def temporal_conv(self, weight: Host, bias: Host) -> Layer:
         self._weigh(bias)
         self.ledger.weights += self.backend.held("temporal_conv", weight)

@@ -313,6 +313,26 @@ def upsample(i: Inputs, n: int, channels: int, size: Size, rows: int, columns: i
 
 
 @kernel(
+    {
+        "n": N,
+        "channels": CHANNELS,
+        "out": CHANNELS,
+        "size": SIZE,
+        "result": st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    },
+    doubled={"n": 2, "channels": 8, "out": 6, "size": (4, 3), "result": (8, 6)},
+    doubled_wide={"n": 1, "channels": 256, "out": 288, "size": (5, 6), "result": (10, 12)},
+    doubled_pixel={"n": 3, "channels": 256, "out": 256, "size": (1, 1), "result": (2, 2)},
+    to_odd_sizes={"n": 2, "channels": 256, "out": 256, "size": (3, 4), "result": (5, 7)},
+    rows_alone={"n": 2, "channels": 256, "out": 256, "size": (3, 4), "result": (6, 4)},
+)
+def upsample_conv2d(i: Inputs, n: int, channels: int, out: int, size: Size, result: Size) -> Array:
+    """`Backend.upsample_conv2d`."""
+    layer = i.k.upsample_conv2d(i.weight(out, channels, 3, 3), i.weight(out))
+    return i.k.from_map(layer(i.map(n, channels, *size), *result))
+
+
+@kernel(
     {"n": N, "a": CHANNELS, "b": CHANNELS, "size": SIZE},
     moves=True,
     usual={"n": 2, "a": 32, "b": 64, "size": (3, 5)},
