@@ -106,8 +106,7 @@ class UNet:
 
         self.conv_norm_out = p.group_norm("conv_norm_out", widths[0], eps=1e-5, silu=True)
         self.conv_out = p.conv2d("conv_out", widths[0], config.out_channels)
-        self._step: Any = self._forward
-        self.compiled = False
+        self._compiled: Any = None  # a method of its own here would keep its memory until Python looks for cycles
 
     def enable_forward_chunking(self, chunk_size: int | None = None, dim: int = 0) -> None:
         """Run feed-forward layers on pieces of their input, to save memory; results are equal.
@@ -126,7 +125,7 @@ class UNet:
 
     def _chunk(self, size: int | None, axis: int) -> None:
         self._chunking.size, self._chunking.axis = size, axis
-        if self.compiled:  # what was compiled has the old pieces in it
+        if self._compiled is not None:  # what was compiled has the old pieces in it
             self.compile()
 
     def compile(self) -> None:
@@ -135,8 +134,7 @@ class UNet:
         Raises:
             InputError: the backend has none.
         """
-        self._step = self.backend.compile(self._forward)
-        self.compiled = True
+        self._compiled = self.backend.compile(self._forward)
 
     def prepare(self, image_embeddings: Array, added_time_ids: npt.ArrayLike, frames: int) -> Prepared:
         """All that depends on the conditioning and not on sigma, once for a generation.
@@ -173,7 +171,8 @@ class UNet:
         """
         times = np.broadcast_to(np.asarray(c_noise, np.float64), (sample.shape[0],))
         time = self.backend.array(sinusoid(times, self.config.block_out_channels[0]))
-        output = self._step(self.backend.cast(sample), time, prepared)
+        step = self._compiled or self._forward
+        output = step(self.backend.cast(sample), time, prepared)
         return self.backend.cast(output, self.backend.state_dtype)
 
     def _forward(self, sample: Array, time: Array, prepared: Prepared) -> Array:

@@ -114,7 +114,7 @@ class VAE:
         self.encoder = Encoder(config, p / "encoder")
         self.quant_conv = p.conv2d("quant_conv", 2 * config.latent_channels, 2 * config.latent_channels, 1)
         self.decoder = TemporalDecoder(config, p / "decoder")
-        self._decode: Any = self._decode_frames
+        self._compiled: Any = None
 
     def compile(self) -> None:
         """Compile decoding with the backend's compiler.
@@ -122,7 +122,7 @@ class VAE:
         Raises:
             InputError: the backend has none.
         """
-        self._decode = self.backend.compile(self._decode_frames)
+        self._compiled = self.backend.compile(self._decode_frames)
 
     def encode(self, images: Array) -> Array:
         """The mode of the posterior, not scaled.
@@ -147,7 +147,8 @@ class VAE:
             `(F, 3, h * scale_factor, w * scale_factor)`, about in [-1, 1], in the dtype of the sampling state.
         """
         k = self.backend
-        return k.cast(self._decode(k.cast(latents)), k.state_dtype)
+        decode = self._compiled or self._decode_frames
+        return k.cast(decode(k.cast(latents)), k.state_dtype)
 
     def _decode_frames(self, latents: Array) -> Array:
         k = self.backend

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,10 @@ class OnDemand:
     def release(self) -> None:
         """Forget the network; its memory is free once nobody else holds it."""
         if self._network is not None:
+            is_alive = _liveness(self._network)
             self._network = None
-            gc.collect()  # a network that refers to a method of its own would wait for this
+            if is_alive():
+                gc.collect()  # what refers to itself, as a compiled network does, would wait for this
 
     def enable_forward_chunking(self, chunk_size: int | None = None, dim: int = 0) -> None:
         """As the UNet has it, now and whenever it is loaded."""
@@ -73,6 +76,15 @@ class OnDemand:
             self._network = self._load()
             self._chunk()
         return self._network
+
+
+def _liveness(network: Any) -> Callable[[], bool]:
+    """What tells whether a network is still in memory; it is taken to be if Python cannot tell."""
+    try:
+        network = weakref.ref(network)
+    except TypeError:
+        return lambda: True
+    return lambda: network() is not None
 
 
 def release(*networks: Any) -> None:
