@@ -19,7 +19,7 @@ from svdkit.arch.unet import UNet
 from svdkit.backend import Backend
 from svdkit.errors import CheckpointError, InputError, MemoryWarning, OutOfMemoryError
 from svdkit.memory import Memory, host_memory
-from svdkit.memory.on_demand import OnDemand
+from svdkit.memory.on_demand import COMPONENTS, OnDemand
 from svdkit.memory.planning import Settings, ladder, plan
 from svdkit.memory.policy import MemoryPolicy
 
@@ -51,6 +51,52 @@ def capacity(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return limit
 
 
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_a_network_that_was_released_is_gone_without_a_search_for_cycles(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search goes through all objects of the process, half a second in a generation."""
+    searched: list[int] = []
+    monkeypatch.setattr(gc, "collect", lambda: searched.append(1))
+    network = getattr(load("low"), name)
+    gc.disable()
+    try:
+        assert network.backend.name == "numpy"
+        network._now()
+        alive = weakref.ref(network._network)
+        network.release()
+        assert alive() is None
+    finally:
+        gc.enable()
+    assert searched == []
+
+
+class Slotted:
+    """It refers to itself, and Python cannot tell whether it is alive."""
+
+    __slots__ = ("own",)
+
+    def __init__(self) -> None:
+        self.own = self
+
+
+class Cyclic:
+    """It refers to itself."""
+
+    def __init__(self) -> None:
+        self.own = self
+
+
+@pytest.mark.parametrize("kind", [Cyclic, Slotted])
+def test_what_refers_to_itself_is_searched_for(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[int] = []
+    monkeypatch.setattr(gc, "collect", lambda: searched.append(1))
+    network = OnDemand(kind)
+    assert network.own is not None
+    network.release()
+    assert (searched, network.loaded) == ([1], False)
+
+
 def test_low_equals_max_and_has_one_network_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     alive: list[weakref.ref[Any]] = []
     most = []
@@ -68,7 +114,6 @@ def test_low_equals_max_and_has_one_network_at_a_time(monkeypatch: pytest.Monkey
     assert not alive, "nothing is loaded before it is needed"
     found = pipe(**JOB)
     assert most == [1, 1, 1, 1]  # image encoder, VAE, UNet, VAE
-    gc.collect()
     assert not any(ref() for ref in alive), "the last is released too"
     # Rows of a product are summed alike in pieces and whole but for the last digits of float32.
     np.testing.assert_allclose(found.frames, expected.frames, atol=1e-5)
