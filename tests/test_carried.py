@@ -45,8 +45,9 @@ def test_what_came_to_the_place_of_a_tensor_that_is_gone_is_another_one() -> Non
 
 
 def of_torch() -> tuple[Any, Callable[[Any], Any], Callable[[Any], Any]]:
+    torch = pytest.importorskip("torch")
     host = pytest.importorskip("svdkit_torch.host")
-    x = host.empty(2, 3, dtype=__import__("torch").float32)
+    x = host.empty(2, 3, dtype=torch.float32)
     x[:] = 1
     return x, host.memory_of, lambda x: x.numpy()
 

@@ -97,6 +97,25 @@ def test_an_error_in_a_piece_is_raised() -> None:
         threads.share(fail, 8, threads.PIECE)
 
 
+FORKED = """
+import os, signal
+from svdkit_loops import threads
+processor = threads.allowed_processors()[0]
+threads.allowed_processors = lambda: [processor, processor]
+whole = threads.share(lambda i, j: (i, j), 8, threads.PIECE)
+child = os.fork()
+if child == 0:
+    signal.alarm(20)  # it would wait for ever for threads that it has not
+    os._exit(threads.share(lambda i, j: (i, j), 8, threads.PIECE) != whole)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no forks")
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    subprocess.run([sys.executable, "-c", FORKED], check=True)
+
+
 def test_one_processor_needs_no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "allowed_processors", lambda: [0])
     assert threads.share(lambda i, j: (i, j), 8, threads.PIECE) == [(0, 8)]
