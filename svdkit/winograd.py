@@ -40,16 +40,11 @@ SEEN = {ALL: ((1, 0, 0), (0, 1, 0), (0, 0, 1)), EVEN: ((1, 0, 0), (0, 1, 1)), OD
 """Which of three weights are added up for each input that such a result sees."""
 
 
-def suits(weight: tuple[int, ...], channels: int, stride: int = 1) -> bool:
-    """Whether a convolution padded by 1 may be done in tiles.
-
-    Args:
-        weight: its shape, `(O, I, k, k)` or, over time, `(O, I, k, 1, 1)`.
-        channels: of either side from which on transforms cost less than they save.
-        stride: of it.
+def suits(weight: tuple[int, ...], stride: int = 1) -> bool:
+    """Whether a convolution padded by 1 can be done in tiles, by the shape `(O, I, k, k)` or, over time,
+    `(O, I, k, 1, 1)` of its weights. Transforms cost less than they save where there are many channels.
     """
-    out, into, *kernel = weight
-    return kernel in ([3, 3], [3, 1, 1]) and stride == 1 and min(out, into) >= channels
+    return weight[2:] in ((3, 3), (3, 1, 1)) and stride == 1
 
 
 def tile(*lengths: int, results: int = ALL) -> int:

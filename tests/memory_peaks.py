@@ -57,12 +57,8 @@ def main(backend: str, height: int, width: int, frames: int, folder: Path) -> di
 
     planned = plan(folder, height=height, width=width, num_frames=frames, backend=backend, device="cpu", memory="max")
     generate = load(folder, backend)
-    # What is imported and what frameworks take once is none of the generation's. MindSpore keeps what is freed, so a
-    # first generation would serve the second, and there another backend does the importing.
-    if backend == "mindspore":
-        load("tiny-random", "numpy")(64, 64, 1)
-    else:
-        generate(height, width, frames)
+    # What is imported and what frameworks take once is none of the generation's.
+    generate(height, width, frames)
     gc.collect()
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")

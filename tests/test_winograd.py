@@ -212,8 +212,8 @@ def test_graphs_have_the_same_numbers() -> None:
     [
         ((64, 64, 3, 3), {}, True),
         ((1280, 64, 3, 3), {}, True),
-        ((63, 64, 3, 3), {}, False),
-        ((64, 4, 3, 3), {}, False),
+        ((3, 64, 3, 3), {}, True),
+        ((64, 63, 3, 3), {}, False),
         ((64, 64, 3, 3), {"stride": 2}, False),
         ((64, 64, 3, 3), {"stride": 2, "padding": (0, 1)}, False),
         ((64, 64, 3, 3), {"padding": (0, 1)}, False),
@@ -225,28 +225,32 @@ def test_when_it_is_used(
     weight: tuple[int, ...], options: dict[str, Any], used: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    real = eager.conv2d
-    monkeypatch.setattr(eager, "conv2d", lambda *args: (calls.append(1), real(*args))[1])
+    real = eager.convolve
+    monkeypatch.setattr(eager, "convolve", lambda *args: (calls.append(1), real(*args))[1])
     k = create("cpu", "float32")
     k.conv2d(np.zeros(weight, np.float32), None, **options)(k.to_map(k.array(np.zeros((1, weight[1], 6, 6)))))
     assert calls == [1] * used
 
 
 @pytest.mark.parametrize(
-    ("out", "height", "used"), [(64, 12, ["doubled"]), (64, 11, ["upsample", "conv2d"]), (63, 12, ["upsample"])]
+    ("channels", "height", "used"),
+    [(64, 12, ["doubled"]), (64, 11, ["upsample", "tiles"]), (63, 12, ["upsample", "patches"])],
 )
-def test_when_maps_are_doubled_in_it(out: int, height: int, used: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_maps_are_doubled_in_it(
+    channels: int, height: int, used: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = []
     k = create("cpu", "float32")
     for owner, name, call in (
         (eager, "convolve_doubled", "doubled"),
-        (eager, "conv2d", "conv2d"),
+        (eager, "convolve", "tiles"),
+        (eager, "convolve_patches", "patches"),
         (type(k), "upsample", "upsample"),
     ):
         real = getattr(owner, name)
         monkeypatch.setattr(owner, name, lambda *args, real=real, call=call: (calls.append(call), real(*args))[1])
-    layer = k.upsample_conv2d(np.zeros((out, 64, 3, 3), np.float32), np.zeros(out, np.float32))
-    layer(k.to_map(k.array(np.zeros((1, 64, 6, 5)))), height, 10)
+    layer = k.upsample_conv2d(np.zeros((3, channels, 3, 3), np.float32), np.zeros(3, np.float32))
+    layer(k.to_map(k.array(np.zeros((1, channels, 6, 5)))), height, 10)
     assert calls == used
 
 

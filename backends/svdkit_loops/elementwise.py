@@ -26,6 +26,11 @@ def add_rows(x: Floats, rows: Floats, out: Floats) -> None:
     share(lambda i, j: _add_rows(x, rows, out, i, j), x.shape[0] * x.shape[1], x.shape[2])
 
 
+def concat(a: Floats, b: Floats, out: Floats) -> None:
+    """Rows of `(R, A)`, each before one of `(R, B)`, into `(R, A + B)`."""
+    share(lambda i, j: _concat(a, b, out, i, j), *out.shape)
+
+
 def mix(a: Floats, b: Floats, weight: float, out: Floats) -> None:
     """`weight * a + (1 - weight) * b`, of any shape."""
     a, b, out, share_of_a = a.ravel(), b.ravel(), out.reshape(-1), np.float32(weight)
@@ -59,6 +64,13 @@ def _add_rows(x: Floats, rows: Floats, out: Floats, i: int, j: int) -> None:
         v, k = divmod(r, x.shape[1])
         for c in range(x.shape[2]):
             out[v, k, c] = x[v, k, c] + rows[v, c]
+
+
+@compiled
+def _concat(a: Floats, b: Floats, out: Floats, i: int, j: int) -> None:
+    first = a.shape[1]
+    for r in range(i, j):
+        out[r, :first], out[r, first:] = a[r], b[r]
 
 
 @compiled

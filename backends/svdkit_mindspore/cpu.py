@@ -9,30 +9,22 @@ which are made once for each shape.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from functools import cache
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import mindspore as ms
 import numpy as np
-import numpy.typing as npt
-from mindspore import Parameter, ops
+from mindspore import ops
 
-from svdkit import winograd
-from svdkit.backend import Array, Backend, Call, Host, Layer, Map, added, mix_share
+from svdkit.backend import Array, Call, Host, Layer, Map, mix_share
 from svdkit.memory.malloc import keep_freed_memory
 from svdkit_loops.stored import stored_size
 
 from . import eager, memory, tables, traced
-from .base import IN_GRAPH, MindSporeBackend, constant
+from .base import IN_GRAPH, MindSporeBackend
 from .host import memory_of, tensor_of
 from .threads import keep_workers_apart
 from .weight import Weight
-
-PATCH_ELEMENTS = 2**25
-"""Patches gathered at a time: 128 MB. Smaller pieces are no faster, larger ones no longer fit beside the weights."""
-WINOGRAD_CHANNELS = 64
-"""From how many on convolutions are Winograd's; patches are the alternative."""
 
 
 def reshaped(x: Array, *shape: int) -> Array:
@@ -43,13 +35,6 @@ def reshaped(x: Array, *shape: int) -> Array:
     if IN_GRAPH.get():
         return x.reshape(shape)
     return tensor_of(memory_of(x).reshape(shape))
-
-
-def _part(table: Array, start: int, count: int) -> Array:
-    """So many entries of a table; a slice would be a view, even of the whole."""
-    if count >= len(table) or IN_GRAPH.get():
-        return table[start : start + count] if count < len(table) else table
-    return tensor_of(table.asnumpy()[start : start + count])
 
 
 def _kernels() -> Any:
@@ -75,7 +60,7 @@ class MindSporeCPU(MindSporeBackend):
         keep_freed_memory()
 
     def scratch(self, call: Call) -> Sequence[int]:
-        return [call.itemsize * n for n in memory.scratch(call, WINOGRAD_CHANNELS, PATCH_ELEMENTS)]
+        return [call.itemsize * n for n in memory.scratch(call)]
 
     @property
     def maps_weights(self) -> bool:
@@ -85,7 +70,7 @@ class MindSporeCPU(MindSporeBackend):
         return stored_size(weight)
 
     def kept(self, call: Call) -> Iterable[tuple[Hashable, int]]:
-        return memory.tables(call, WINOGRAD_CHANNELS)
+        return memory.tables(call)
 
     def to_map(self, x: Array) -> Map:
         return x.transpose(0, 2, 3, 1)
@@ -103,89 +88,40 @@ class MindSporeCPU(MindSporeBackend):
         return x.shape[1], x.shape[2]
 
     def concat_channels(self, a: Map, b: Map) -> Map:
-        return ops.concat((a, b), -1)
+        return _kernels().concat_channels(a, b)
 
     def upsample(self, x: Map, height: int, width: int) -> Map:
         n, h, w, channels = x.shape
-        table = _table(lambda: tables.nearest(h, w, height, width), "upsample", h, w, height, width)
+        table = tables.kept(lambda: tables.nearest(h, w, height, width), "upsample", h, w, height, width)
         return reshaped(ops.gather(reshaped(x, n, h * w, channels), table, 1), n, height, width, channels)
 
     def conv2d(self, weight: Host, bias: Host | None, stride: int = 1, padding: tuple[int, int] = (1, 1)) -> Layer:
-        kernel = weight.shape[2]
-        if kernel == stride == 1 and padding == (0, 0):
+        if weight.shape[2] == stride == 1 and padding == (0, 0):
             return self.linear(weight[:, :, 0, 0], bias)
-        in_patches = cache(lambda: self._in_patches(weight, bias, stride, padding))
-        if padding != (1, 1) or not winograd.suits(weight.shape, WINOGRAD_CHANNELS, stride):
-            return in_patches()
-        factors, offset = Weight(weight), Weight(np.zeros(len(weight)) if bias is None else bias)
-
-        def apply(x: Map, plus: Map | None = None) -> Map:
-            return in_patches()(x, plus) if IN_GRAPH.get() else eager.conv2d(x, factors, offset, plus)
-
-        return apply
+        taps, offset = Weight(weight), Weight(np.zeros(len(weight)) if bias is None else bias)
+        return lambda x, plus=None: _kernels().conv2d(x, taps, offset, stride, padding, plus)
 
     def upsample_conv2d(self, weight: Host, bias: Host) -> Layer:
-        composed = cache(lambda: Backend.upsample_conv2d(self, weight, bias))
-        if not winograd.suits(weight.shape, WINOGRAD_CHANNELS):
-            return composed()
-        factors, offset = Weight(weight), Weight(bias)
+        composed, taps, offset = super().upsample_conv2d(weight, bias), Weight(weight), Weight(bias)
 
         def apply(x: Map, height: int, width: int) -> Map:
-            if IN_GRAPH.get() or (height, width) != (2 * x.shape[1], 2 * x.shape[2]):
-                return composed()(x, height, width)
-            return eager.upsample_conv2d(x, factors, offset)
-
-        return apply
-
-    def _in_patches(self, weight: Host, bias: Host | None, stride: int, padding: tuple[int, int]) -> Layer:
-        out, _, kernel, _ = weight.shape
-        multiply = self.linear(weight.transpose(0, 2, 3, 1).reshape(out, -1), bias)
-        before, after = padding
-
-        def apply(x: Map, plus: Map | None = None) -> Map:
-            n, h, w, channels = x.shape
-            height, width = ((size + before + after - kernel) // stride + 1 for size in (h, w))
-            table = _table(
-                lambda: tables.patches(h, w, height, width, kernel, stride, before),
-                *("patches", h, w, kernel, stride, padding),
-            )
-            y = self._patch_product(reshaped(x, n, h * w, channels), table, kernel**2, multiply)
-            return added(reshaped(y, n, height, width, out), plus)
+            doubles = (height, width) == (2 * x.shape[1], 2 * x.shape[2])
+            if IN_GRAPH.get() or not doubles or not eager.in_tiles(weight.shape):
+                return composed(x, height, width)
+            return eager.upsample_conv2d(x, taps, offset)
 
         return apply
 
     def temporal_conv(self, weight: Host, bias: Host) -> Layer:
-        out, _, kernel = weight.shape[:3]
-        in_tiles = winograd.suits(weight.shape, WINOGRAD_CHANNELS)
-        factors, offset = Weight(weight), Weight(bias)
-        middle = cache(lambda: self.linear(weight[:, :, kernel // 2, 0, 0], bias))
-        multiply = cache(lambda: self.linear(weight[..., 0, 0].transpose(0, 2, 1).reshape(out, -1), bias))
+        middle = self.linear(weight[:, :, weight.shape[2] // 2, 0, 0], bias)
+        taps, offset = Weight(weight), Weight(bias)
 
         def apply(x: Map, frames: int, plus: Map | None = None) -> Map:
             if frames == 1:  # beside which is nothing
-                return middle()(x, plus)
-            if in_tiles and not IN_GRAPH.get():
-                return eager.temporal_conv(x, frames, factors, offset, plus)
-            n, h, w, channels = x.shape
-            table = _table(lambda: tables.frame_patches(frames, h * w, kernel), "frames", frames, h * w, kernel)
-            rows = reshaped(x, n // frames, frames * h * w, channels)
-            return added(reshaped(self._patch_product(rows, table, kernel, multiply()), n, h, w, out), plus)
+                return middle(x, plus)
+            return _kernels().temporal_conv(x, frames, taps, offset, plus)
 
         return apply
-
-    def _patch_product(self, rows: Array, table: Array, taps: int, multiply: Layer) -> Array:
-        """Patches `(G, P, taps * C)` of rows `(G, L, C)`, times the weights: `(G, P, O)`.
-
-        The table has the rows of one patch after another; row L is what lies outside.
-        """
-        groups, _, channels = rows.shape
-        rows = ops.concat((rows, ops.zeros((groups, 1, channels), rows.dtype)), 1)
-        step = taps * max(1, PATCH_ELEMENTS // (groups * taps * channels))
-        pieces = []
-        for start in range(0, table.shape[0], step):
-            part = _part(table, start, step)
-            pieces.append(multiply(reshaped(ops.gather(rows, part, 1), groups, -1, taps * channels)))
-        return self.concat(pieces, 1)
 
     def linear(self, weight: Host, bias: Host | None) -> Layer:
         matrix, offset = Weight(weight), None if bias is None else Weight(bias)
@@ -219,13 +155,3 @@ class MindSporeCPU(MindSporeBackend):
 
     def add_rows(self, x: Array | Map, rows: Array) -> Array | Map:
         return _kernels().add_rows(x, rows)
-
-
-_TABLES: dict[tuple[object, ...], Parameter] = {}
-
-
-def _table(make: Callable[[], npt.NDArray[np.int64]], *key: object) -> Parameter:
-    """An index table, kept for the shapes that ask for it again at every step."""
-    if key not in _TABLES:
-        _TABLES[key] = constant(make().astype(np.int32), "int32")
-    return _TABLES[key]

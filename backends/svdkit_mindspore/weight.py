@@ -19,6 +19,7 @@ class Weight:
 
     def __init__(self, values: Host) -> None:
         self._values = values
+        self.shape = values.shape
 
     @cached_property
     def stored(self) -> Stored:
@@ -34,3 +35,8 @@ class Weight:
     def parameter(self) -> Parameter:
         """As graphs take it: in float32, made when the first one is recorded that needs it."""
         return constant(self._values, "float32")
+
+    @cached_property
+    def in_patches(self) -> Parameter:
+        """Those of a convolution as graphs take them, `(O, taps * I)`."""
+        return constant(np.moveaxis(self._values, 1, -1).reshape(len(self._values), -1), "float32")

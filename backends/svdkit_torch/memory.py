@@ -33,6 +33,8 @@ def scratch(call: Call, packs: bool, loops: str) -> int:
             columns, size, gated = *call.weight[:2], call.kernel == "geglu"
             rows = prod(call.inputs[0]) // size
             return numbers * multiply_size(rows, size * call.itemsize // numbers, columns // (1 + gated), gated)
+        case "group_norm" | "temporal_attention" if loops:
+            return 0
         case "attention" if loops:
             return numbers * attention_size(call.inputs[1][1], call.inputs[0][2] // call.options["heads"])
         case "conv2d" if call.options["padding"] % 2:  # more on one side than on the other: padded apart

@@ -30,7 +30,7 @@ TEMPORAL_CHANNELS = 320
 def suits(weight: Shape, stride: int = 1, padding: tuple[int, int] = (1, 1)) -> bool:
     """Whether a convolution of such weights is done in tiles; else it is direct."""
     channels = TEMPORAL_CHANNELS if len(weight) == 5 else CHANNELS
-    return padding == (1, 1) and winograd.suits(weight, channels, stride)
+    return padding == (1, 1) and winograd.suits(weight, stride) and min(weight[:2]) >= channels
 
 
 def planned(call: Call, dtype: str) -> bool:

@@ -23,7 +23,8 @@ class ResnetBlock:
         h = self.conv1(self.norm1(x))
         if self.time_emb_proj is not None:
             h = self.k.add_rows(h, self.time_emb_proj(time))
-        return self.conv2(self.norm2(h), x if self.conv_shortcut is None else self.conv_shortcut(x))
+        h = self.norm2(h)  # and what it was is no longer held
+        return self.conv2(h, x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
 class TemporalResnetBlock:
@@ -42,7 +43,8 @@ class TemporalResnetBlock:
         h = self.conv1(self.norm1(x, frames), frames)
         if self.time_emb_proj is not None:
             h = self.k.add_rows(h, self.time_emb_proj(time))
-        return self.conv2(self.norm2(h, frames), frames, x)
+        h = self.norm2(h, frames)
+        return self.conv2(h, frames, x)
 
 
 class SpatioTemporalResBlock:
