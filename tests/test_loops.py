@@ -43,7 +43,7 @@ def test_weights_are_transformed(m: int, dtype: type, channels: int) -> None:
         out = np.full((tiling.taps, size + 3), 7, np.float32)
         tiles = np.zeros(cut_size(tiling.taps, 1, channels), np.float32)
         products = np.empty((tiling.taps, 3 * WIDTH), np.float32)
-        tiling.multiply(tiles, 1, stored(given), 0, 2, out, channels, False, products)
+        tiling.multiply(tiles, 1, stored(given), 0, 2, out, channels, 1, False, products)
         assert (out[:, size:] == 7).all(), "nothing was written outside"
         columns = out[:, :size].reshape(tiling.taps, 2, channels, WIDTH).transpose(0, 2, 1, 3)
         assert relative_error(columns.reshape(tiling.taps, channels, -1)[..., : WIDTH + 5], expected) < ROUNDING

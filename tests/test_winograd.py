@@ -77,8 +77,15 @@ def test_tiles_of_doubled_maps_take_few_products(lengths: tuple[int, ...], m: in
 
 @pytest.mark.parametrize("m", [2, 4])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 4, 4), (3, 5, 7), (2, 9, 13)])
-@pytest.mark.parametrize(("channels", "out"), [(64, 72), (200, 31), (5, 130)])
-@pytest.mark.parametrize("blocks", [{}, {"TILES": 5, "KEPT": 0, "FACTORS": 36 * 48 * WIDTH}])
+@pytest.mark.parametrize(("channels", "out"), [(64, 72), (200, 31), (5, 300)])
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        {},
+        {"TILES": 5, "KEPT": 0, "FACTORS": 36 * 48 * WIDTH},
+        {"TILES": 5, "KEPT": 0, "FAR": 0, "FACTORS": 36 * 96 * WIDTH},
+    ],
+)
 @pytest.mark.parametrize("processors", [1, 2, 5])
 def test_numbers(
     m: int,
@@ -108,7 +115,14 @@ def test_numbers(
 @pytest.mark.parametrize("m", [2, 4])
 @pytest.mark.parametrize(("videos", "frames"), [(1, 1), (3, 1), (2, 2), (1, 3), (2, 4), (5, 5), (3, 14)])
 @pytest.mark.parametrize(("channels", "out"), [(64, 72), (200, 31)])
-@pytest.mark.parametrize("blocks", [{}, {"TILES": 7, "KEPT": 0, "FACTORS": 6 * 48 * WIDTH}])
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        {},
+        {"TILES": 7, "KEPT": 0, "FACTORS": 6 * 48 * WIDTH},
+        {"TILES": 7, "KEPT": 0, "FAR": 0, "FACTORS": 6 * 96 * WIDTH},
+    ],
+)
 def test_numbers_in_time(
     m: int,
     videos: int,

@@ -35,26 +35,38 @@ def cut_size(taps: int, tiles: int, channels: int) -> int:
 
 @compiled
 def multiply_taps(
-    tiles: Floats, begin: int, end: int, factors: Floats, at: int, products: Floats, count: int, width: int, column: int
+    tiles: Floats,
+    begin: int,
+    end: int,
+    factors: Floats,
+    at: int,
+    apart: int,
+    products: Floats,
+    count: int,
+    width: int,
+    column: int,
+    panels: int,
 ) -> None:
-    """Adds to so many products of each tap, `(count, width)`, in WIDTH columns, what some channels give.
+    """Adds to so many products of each tap, `(count, width)`, in some panels of columns, what some channels give.
 
     Args:
         tiles: as they are cut, of all channels.
         begin, end: the channels.
-        factors, at: where theirs of the first tap are.
+        factors, at, apart: where theirs of the first tap and panel are, and how far the next panel's.
+        column, panels: of the products.
     """
     taps = len(products)
-    apart, zeros = tiles.size // taps, np.zeros(WIDTH, np.float32)
-    channels = (apart - HEIGHT - LANES) // count
+    tap_size, zeros = tiles.size // taps, np.zeros(WIDTH, np.float32)
+    channels = (tap_size - HEIGHT - LANES) // count
     for tap in range(taps):
         for block in range(blocks_of(count)):
             first, height = block_of(count, block)
-            rows = place(tiles, tap * apart + first * channels + begin * height)
-            to = place(products, tap * products.shape[1] + first * width + column)
-            so_far, step = (to, width) if begin else (place(zeros, 0), 0)
-            columns = place(factors, tap * factors.shape[1] + at)
-            multiply_tile(rows, height, end - begin, columns, so_far, step, to, width)
+            rows = place(tiles, tap * tap_size + first * channels + begin * height)
+            for p in range(panels):
+                to = place(products, tap * products.shape[1] + first * width + column + p * WIDTH)
+                so_far, step = (to, width) if begin else (place(zeros, 0), 0)
+                columns = place(factors, tap * factors.shape[1] + at + p * apart)
+                multiply_tile(rows, height, end - begin, columns, so_far, step, to, width)
 
 
 @cache
@@ -177,19 +189,25 @@ def _multiply(m: int, down: int, across: int | None) -> Callable[..., None]:
         last: int,
         factors: Floats,
         depth: int,
+        group: int,
         made: bool,
         products: Floats,
     ) -> None:
         columns, channels, _ = weight.shape
         few, row, width = np.empty((LANES * size, WIDTH), np.float32), channels * size, (last - first) * WIDTH
-        for panel in range(first, last):
-            there, at = min(WIDTH, columns - panel * WIDTH), (panel - first) * depth * WIDTH
-            for begin in range(0, channels, depth):
-                end = min(begin + depth, channels)
-                for c in range(begin, begin if made else end, LANES):
-                    some = min(LANES, end - c)
-                    pack_columns(weight, panel * WIDTH * row + c * size, row, there, some * size, few, 0)
-                    transform_weights(m, down, across, few, some, factors, at + (c - begin) * WIDTH, factors.shape[1])
-                multiply_taps(tiles, begin, end, factors, at, products, count, width, (panel - first) * WIDTH)
+        for begin in range(0, channels, depth):
+            end = min(begin + depth, channels)
+            for left in range(first, last, group):
+                right = min(left + group, last)
+                for panel in range(left, left if made else right):
+                    there, at = min(WIDTH, columns - panel * WIDTH), (panel - first) * depth * WIDTH
+                    for c in range(begin, end, LANES):
+                        some, to = min(LANES, end - c), at + (c - begin) * WIDTH
+                        pack_columns(weight, panel * WIDTH * row + c * size, row, there, some * size, few, 0)
+                        transform_weights(m, down, across, few, some, factors, to, factors.shape[1])
+                at, column = (left - first) * depth * WIDTH, (left - first) * WIDTH
+                multiply_taps(
+                    tiles, begin, end, factors, at, depth * WIDTH, products, count, width, column, right - left
+                )
 
     return multiply
