@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from memory_peaks import UNET, VAE
 
+from svdkit.arch.resnet import ResnetBlock, TemporalResnetBlock
 from svdkit.backend import Backend
 from svdkit.checkpoint import ARCHITECTURES
 from svdkit.config import UNetConfig, from_dict
@@ -87,6 +88,13 @@ class _Random:
         return random_tensor(self.rng, key, self.shapes[key]).astype(np.float32)
 
 
+class Frugal(NumpyBackend):
+    """Whose kernels, of which convolutions gather patches, hide nothing."""
+
+    def scratch(self, call: Any) -> list[int]:
+        return []
+
+
 class Real(NumpyBackend):
     """Arrays where the planner makes shapes."""
 
@@ -121,11 +129,23 @@ def test_a_stage_needs_in_numpy_what_the_meter_says(stage: str, name: str, confi
     assert meter.ledger.weights == weights
 
 
-def test_chunks_need_less() -> None:
-    class Frugal(NumpyBackend):  # whose convolutions, which gather patches, hide nothing
-        def scratch(self, call: Any) -> list[int]:
-            return []
+@pytest.mark.parametrize("make", [ResnetBlock, TemporalResnetBlock])
+def test_a_residual_block_holds_three_maps(make: Callable[..., Any]) -> None:
+    """Its own, what is normalised or was, and a result: what a norm has read is let go before the next convolution."""
+    arguments = (64, 64) if make is ResnetBlock else (64,)
 
+    def architecture(p: Params) -> Any:
+        return make(p, *arguments, eps=1e-5)
+
+    k = Meter(Frugal(dtype="float32"))
+    block = architecture(Params(_Random(expected_shapes(architecture)), k))
+    x = k.new((4, 64, 8, 8))
+    y = block(x) if make is ResnetBlock else block(x, 2)
+    assert k.ledger.peak == 3 * x.nbytes
+    assert k.ledger.alive == x.nbytes + y.nbytes
+
+
+def test_chunks_need_less() -> None:
     def peak(chunk: int | None) -> int:
         k = Meter(Frugal(dtype="float32"))
         run("denoise", metered("unet", UNetConfig(**UNET_WITHOUT_CLASS), k), Job(64, 64, 8), Settings(False, chunk, 1))

@@ -24,8 +24,8 @@ class MapAttention:
 
     def __call__(self, x: Map) -> Map:
         """Maps to maps of the same shape."""
-        tokens = self.k.tokens(self.group_norm(x))
-        return x + self.k.from_tokens(self.attention(tokens), *self.k.size(x))
+        tokens = self.attention(self.k.tokens(self.group_norm(x)), self.k.tokens(x))
+        return self.k.from_tokens(tokens, *self.k.size(x))
 
 
 class Encoder:
