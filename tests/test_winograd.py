@@ -16,6 +16,7 @@ pytest.importorskip("mindspore")
 from svdkit import winograd
 from svdkit_loops import product
 from svdkit_loops import winograd as loops
+from svdkit_loops.patches import patches_size
 from svdkit_loops.stored import stored
 from svdkit_loops.tile import WIDTH
 from svdkit_mindspore import eager
@@ -277,6 +278,15 @@ def test_plans_count_the_larger_map_where_there_is_one(height: int, larger: bool
     y = layer(x, height, 64)
     assert (meter.ledger.peak - x.nbytes - y.nbytes >= y.nbytes) == larger
     assert meter.ledger.flops == {"upsample_conv2d": 2 * 9 * 64 * 64 * 8 * height * 64}
+
+
+@pytest.mark.parametrize(("stride", "patches"), [(1, False), (2, True)])
+def test_plans_count_patches_where_they_are_laid_out(stride: int, patches: bool) -> None:
+    meter = Meter(create("cpu", "float32"))
+    layer = meter.conv2d(np.zeros((64, 640, 3, 3), np.float16), np.zeros(64, np.float32), stride)
+    x = meter.new((2, 640, 64, 64))
+    y = layer(x)
+    assert (meter.ledger.peak - x.nbytes - y.nbytes == 4 * patches_size((64, 640, 3, 3), 2 * 32 * 32)) == patches
 
 
 @pytest.mark.parametrize(("kernel", "shape"), [("conv2d", (64, 96, 3, 3)), ("temporal_conv", (64, 96, 3, 1, 1))])
