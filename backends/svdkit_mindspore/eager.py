@@ -133,12 +133,12 @@ def temporal_conv(x: Array, frames: int, weight: Weight, bias: Weight, plus: Arr
     def rows(y: Host) -> Host:
         return y.reshape(*shape, y.shape[-1])
 
-    videos, out, added = rows(maps), rows(result), None if more is None else rows(more)
+    videos, out, sums = rows(maps), rows(result), None if more is None else rows(more)
     if tiles:
-        convolve(Frames.of(videos.shape, frames), videos, weight.stored, bias.numbers, out, added)
+        convolve(Frames.of(videos.shape, frames), videos, weight.stored, bias.numbers, out, sums)
     else:
         before = weight.shape[2] // 2, 0
-        convolve_patches(videos, weight.stored[..., 0], bias.numbers, 1, before, out, added)
+        convolve_patches(videos, weight.stored[..., 0], bias.numbers, 1, before, out, sums)
     return tensor_of(result)
 
 

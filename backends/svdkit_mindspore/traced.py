@@ -9,7 +9,7 @@ from math import prod
 
 from mindspore import ops
 
-from svdkit.backend import Array
+from svdkit.backend import Array, added
 
 from . import tables
 from .weight import Weight
@@ -38,16 +38,12 @@ def gelu(x: Array) -> Array:
 
 def linear(x: Array, weight: Weight, bias: Weight | None, plus: Array | None = None) -> Array:
     """`x @ weight.T`, plus a bias, if there is one, plus an array, if there is one, of `(…, I)`: `(…, O)`."""
-    return _added(_product(x, weight.parameter, bias), plus)
+    return added(_product(x, weight.parameter, bias), plus)
 
 
 def _product(x: Array, matrix: Array, bias: Weight | None) -> Array:
     y = _matmul(x.reshape(-1, x.shape[-1]), matrix)
     return (y if bias is None else add_bias(y, bias.parameter)).reshape(*x.shape[:-1], -1)
-
-
-def _added(x: Array, plus: Array | None) -> Array:
-    return x if plus is None else x + plus
 
 
 def conv2d(
@@ -64,7 +60,7 @@ def conv2d(
         *("patches", h, w, kernel, stride, padding),
     )
     y = _patch_product(x.reshape(n, h * w, channels), table, weight, bias)
-    return _added(y.reshape(n, height, width, -1), plus)
+    return added(y.reshape(n, height, width, -1), plus)
 
 
 def temporal_conv(x: Array, frames: int, weight: Weight, bias: Weight, plus: Array | None = None) -> Array:
@@ -72,7 +68,7 @@ def temporal_conv(x: Array, frames: int, weight: Weight, bias: Weight, plus: Arr
     (n, h, w, channels), kernel = x.shape, weight.shape[2]
     table = tables.kept(lambda: tables.frame_patches(frames, h * w, kernel), "frames", frames, h * w, kernel)
     y = _patch_product(x.reshape(n // frames, frames * h * w, channels), table, weight, bias)
-    return _added(y.reshape(n, h, w, -1), plus)
+    return added(y.reshape(n, h, w, -1), plus)
 
 
 def _patch_product(rows: Array, table: Array, weight: Weight, bias: Weight) -> Array:
