@@ -1,6 +1,6 @@
 """A full-size img2vid-xt checkpoint, from the disk to frames: time of each stage and peak resident memory.
 
-python benchmarks/full_size.py                  # makes random weights in the true configuration once, 4.2 GB
+python benchmarks/full_size.py                  # makes random weights in the true configuration once, 4.5 GB
 python benchmarks/full_size.py --model FOLDER   # or takes a checkpoint
 """
 

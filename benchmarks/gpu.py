@@ -46,7 +46,7 @@ def step_operations(task: Task) -> int:
     return sum(meter.ledger.flops.values())
 
 
-class Session:
+class Sides:
     """Workers that are left, and what is known so far.
 
     Args:
@@ -126,7 +126,7 @@ def main() -> None:
     warn_if_busy()
     until = begin + options.seconds
     task = task_of(options, "unet", "decode", "generate")
-    name = name_of("session", task)
+    name = name_of("gpu", task)
     floors, operations = measure_floors(task.device, task.dtype, options.matrix), step_operations(task)
     floor = operations / floors.peak
     print(f"a step is {operations / 1e12:.4g} TFLOP; peak {floors.peak / 1e12:.3g} TFLOP/s: floor {floor:.4g} s")
@@ -137,12 +137,12 @@ def main() -> None:
         "bound": BOUNDS[task.dtype],
     }
     with ExitStack() as stack, TemporaryDirectory() as folder:
-        session = Session(task, options.sides, stack, until)
-        result["errors"] = session.warm_up(("unet", "decode"), Path(folder))
-        result["failed"] = session.failed
+        sides = Sides(task, options.sides, stack, until)
+        result["errors"] = sides.warm_up(("unet", "decode"), Path(folder))
+        result["failed"] = sides.failed
         print(f"loaded, compiled and compared after {time.monotonic() - begin:.0f} s: {result['errors']}", flush=True)
         for part, rounds in (("unet", options.runs), ("decode", options.runs), ("generate", options.generations)):
-            result[part] = session.time(part, rounds, floor if part == "unet" else None)
+            result[part] = sides.time(part, rounds, floor if part == "unet" else None)
             print(save(options.results, name, task, result), flush=True)
     script = [sys.executable, str(Path(__file__).with_name("profile_step.py")), "unet", "--by", "shape"]
     for option in ("backend", "device", "dtype", "height", "width", "frames", "checkpoint", "results", "matrix"):

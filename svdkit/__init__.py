@@ -62,6 +62,8 @@ def __getattr__(name: str) -> Any:
     # Imported when first used: `import svdkit` stays as quick as nothing.
     if name not in _WHERE:
         raise AttributeError(f"module 'svdkit' has no attribute {name!r}")
-    value = getattr(import_module(f".{_WHERE[name]}", __name__), name)
+    module = import_module(f".{_WHERE[name]}", __name__)
+    # A package that has the name of its call can be called (`svdkit.study`), and stays there for its modules.
+    value = module if name == _WHERE[name] else getattr(module, name)
     globals()[name] = value
     return value

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from .backend import Array, Backend, Host
+from .arrays import to_host
+from .backend import Array, Host
 from .errors import InputError
+from .weights import STEMS
 
 
 def check_number(name: str, value: Any, *, minimum: float, whole: bool = False) -> None:
@@ -19,8 +21,8 @@ def check_number(name: str, value: Any, *, minimum: float, whole: bool = False) 
         raise InputError(f"{name} is {value!r}, expected {kind} of at least {minimum:g}.")
 
 
-def check_latents(latents: Any, expected: tuple[int, ...], backend: Backend) -> Host:
-    """Noise that the caller gave, on the host.
+def check_latents(latents: Any, expected: tuple[int, ...]) -> Host:
+    """Noise that the caller gave, in any framework's array, on the host.
 
     Raises:
         InputError: it is no array of real, finite numbers of the expected shape.
@@ -31,7 +33,7 @@ def check_latents(latents: Any, expected: tuple[int, ...], backend: Backend) -> 
         raise InputError(
             f"latents {what}, expected an array {expected}: videos, frames, channels, height / 8, width / 8."
         )
-    array: Host = latents if isinstance(latents, np.ndarray) else backend.numpy(latents)
+    array: Host = to_host(latents)
     if array.dtype.kind in "OSUc":
         raise InputError(f"latents are of type {array.dtype}, expected real numbers.")
     if not np.isfinite(array).all():
@@ -51,7 +53,25 @@ def check_replaced(replaced: Any, given: Mapping[str, Any], x: Array) -> dict[st
         raise InputError(f"The callback returned a {type(replaced).__name__}, expected a dict or None.")
     if unknown := set(replaced) - set(given):
         raise InputError(f"The callback returned {sorted(unknown)[0]!r}, which it was not handed.")
-    latents = replaced.get("latents", x)
-    if tuple(getattr(latents, "shape", ())) != tuple(x.shape):
-        raise InputError(f"The callback returned latents that are no array of shape {tuple(x.shape)}.")
-    return {**replaced, "latents": latents}
+    expected = {name: tuple(array.shape) for name, array in {**given, "latents": x}.items()}
+    for name, array in replaced.items():
+        if tuple(getattr(array, "shape", ())) != expected[name]:
+            raise InputError(f"The callback returned {name}, but no array of shape {expected[name]}.")
+    return {"latents": x, **replaced}
+
+
+def parse_components(texts: Iterable[str]) -> dict[str, str]:
+    """Names of networks that plugins replace, by part, of texts of the form `PART=NAME`.
+
+    Raises:
+        InputError: one is of another form, there is no such part, or it is chosen twice.
+    """
+    chosen: dict[str, str] = {}
+    for text in texts:
+        part, equals, name = text.partition("=")
+        if not equals or part not in STEMS:
+            raise InputError(f"A component is {text!r}, expected PART=NAME with a part of {', '.join(STEMS)}.")
+        if part in chosen:
+            raise InputError(f"The {part} is chosen twice, {chosen[part]!r} and {name!r}. Leave one.")
+        chosen[part] = name
+    return chosen

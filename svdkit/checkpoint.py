@@ -18,11 +18,12 @@ from .arch.vae import VAE
 from .backend import Backend, Host
 from .config import CLIPVisionConfig, UNetConfig, VAEConfig, from_dict, read_json
 from .errors import CheckpointError, InputError, OutputError
+from .files import replacing
 from .params import Params, Report, WeightSource, build
 from .plugins import registry
 from .preprocess import CLIP_MEAN, CLIP_STD
 from .scheduler_config import SchedulerConfig
-from .weights import STEMS, Weights, write_weights
+from .weights import STEMS, Weights, parse_name, write_weights
 
 PIPELINE = "StableVideoDiffusionPipeline"
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -175,8 +176,13 @@ def save_checkpoint(source: Path, target: Path, *, variant: str | None = None, d
         target.mkdir(parents=True, exist_ok=True)
         if target.samefile(source):
             raise OutputError(f"{target} is what the pipeline was loaded from. Choose another folder.")
+        # First removed and last written, since it is what makes the folder a checkpoint.
+        (target / "model_index.json").unlink(missing_ok=True)
         for name, stem in STEMS.items():
             (target / name).mkdir(exist_ok=True)
+            for old in (target / name).iterdir():  # of other variants, or in shards
+                if parse_name(old.name, stem):
+                    old.unlink()
             shutil.copyfile(source / name / "config.json", target / name / "config.json")
             with Weights.open(source / name, stem, variant) as weights:
                 tensors = {key: weights.read(key) for key in weights.keys()}
@@ -189,8 +195,8 @@ def save_checkpoint(source: Path, target: Path, *, variant: str | None = None, d
             write_weights(target / name / f"{stem}.safetensors", tensors)
         for name in ("scheduler", "feature_extractor"):
             shutil.copytree(source / name, target / name, dirs_exist_ok=True)
-        # Last, since it is what makes the folder a checkpoint.
         index = json.dumps(read_json(source / "model_index.json"), indent=2)
-        (target / "model_index.json").write_text(index + "\n", encoding="utf-8")
+        with replacing(target / "model_index.json") as file:
+            file.write_text(index + "\n", encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error.strerror or error}. Choose another folder.") from error

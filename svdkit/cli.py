@@ -134,7 +134,7 @@ def cli() -> None:
 @backend_option
 @click.option("--device", show_default="the backend's", help="Where it computes, such as cpu or ascend:1.")
 @click.option("--dtype", show_default="the backend's", help="Of weights and activations, such as float16.")
-@click.option("--compile", is_flag=True, help="Run the denoising network through the backend's compiler.")
+@click.option("--compile", is_flag=True, help="Compile the denoising network and the decoder, where the backend can.")
 @click.option(
     "--seed",
     type=click.IntRange(min=0),
@@ -205,6 +205,7 @@ def generate(
     """Make a video that begins with the picture IMAGE, or one for each of several."""
     import attrs
 
+    from .arguments import parse_components
     from .errors import InputError, OutputError
     from .generation import generate
     from .output import output_paths
@@ -213,8 +214,7 @@ def generate(
     from .schedules import read_sigmas
 
     # Loading may take minutes, so whatever can be found wrong without a model is found before.
-    if wrong := [text for text in components if "=" not in text]:
-        raise click.BadParameter(f"{wrong[0]!r} is not of the form PART=NAME.", param_hint="'--component'")
+    chosen = parse_components(components)
     videos = len(images) * options["num_videos_per_prompt"]
     targets = {path.resolve() for path in output_paths(output, videos)}
     if overwritten := [image for image in images if image.resolve() in targets]:
@@ -229,7 +229,7 @@ def generate(
         "sigmas": None if sigmas is None else read_sigmas(sigmas, options["num_inference_steps"]),
         "latents": None if latents is None else _read_latents(latents),
         "generator": seed[0] if len(seed) == 1 else list(seed) or None,
-        "components": dict(text.split("=", 1) for text in components),
+        "components": chosen,
     }
 
     if not quiet:

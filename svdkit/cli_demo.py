@@ -40,11 +40,15 @@ def demo(output: Path, backend: str, as_json: bool, quiet: bool) -> None:
     import attrs
     from PIL import Image, ImageOps
 
+    from .errors import OutputError
+    from .files import as_output_error, replacing
     from .generation import generate
     from .video import check_output, write_video
 
     output = check_output(output.absolute())
     sheet = output.with_suffix(".png")
+    if sheet.is_dir():
+        raise OutputError(f"{sheet} is a folder, and would be a picture. Rename it or choose another name.")
     pictures = [Image.open(Path(__file__).parent / "assets" / name) for name in PICTURES]
     squares = [ImageOps.fit(picture, (min(picture.size),) * 2) for picture in pictures]
     if not quiet:
@@ -53,7 +57,8 @@ def demo(output: Path, backend: str, as_json: bool, quiet: bool) -> None:
     half = len(squares) // 2
     video = [_tiled([row[:half], row[half:]], SCALE) for row in zip(*result.frames, strict=True)]
     write_video(output, video * ROUNDS, result.fps)
-    _tiled(result.frames, SCALE // 2).save(sheet)
+    with as_output_error(sheet), replacing(sheet) as file:
+        _tiled(result.frames, SCALE // 2).save(file)
     paths = [click.format_filename(path) for path in (output, sheet)]
     if as_json:
         used = attrs.asdict(result, filter=attrs.filters.exclude("frames", "output_type"))

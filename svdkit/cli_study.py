@@ -54,8 +54,8 @@ def _grid(name: str, **options: Any) -> Callable[[FC], FC]:
     multiple=True,
     help="Take the unet, vae or image_encoder that a plugin calls NAME, or svdkit's own if that is default.",
 )
-@click.option("--height", type=click.IntRange(min=8), show_default="576", help="In pixels, a multiple of 8.")
-@click.option("--width", type=click.IntRange(min=8), show_default="1024", help="In pixels, a multiple of 8.")
+@click.option("--height", type=click.IntRange(min=8), show_default="the model's", help="In pixels.")
+@click.option("--width", type=click.IntRange(min=8), show_default="the model's", help="In pixels.")
 @click.option("--num-frames", type=COUNT, show_default="the model's", help="Frames of each video.")
 @click.option("--fps", type=click.FloatRange(1, 240), show_default="7", help="Frames a second.")
 @click.option("--motion-bucket-id", type=NOT_NEGATIVE, show_default="127", help="Amount of motion, to about 255.")
@@ -88,6 +88,8 @@ def study(
 
     Each is measured against a reference solution of the same image and seed. Options that may be repeated make the
     grid; FILE is a TOML file of the same names in the plural (`images`, `budgets`), and options come before it.
+
+    The exit status is 1 if every cell failed.
     """
     from .study import study as run
 
@@ -105,24 +107,25 @@ def study(
     except KeyboardInterrupt:
         raise KeyboardInterrupt("finished cells are kept, and the same command goes on") from None
     written = [output / "table.csv", output / "table.parquet"]
-    if report:
+    failed, done = table[table["status"] == "failed"], (table["status"] == "done").any()
+    if len(failed):
+        click.echo(f"{len(failed)} of {len(table)} cells failed, the first with {failed['error'].iloc[0]}", err=True)
+    if report and done:
         from .study.report import write_report
 
         written.append(write_report(output))
-    failed = int((table["status"] == "failed").sum())
     if as_json:
-        click.echo(json.dumps({"cells": len(table), "failed": failed, "paths": [str(path) for path in written]}))
+        click.echo(json.dumps({"cells": len(table), "failed": len(failed), "paths": [str(path) for path in written]}))
     elif not quiet:
-        _summarise(table, failed)
+        _summarise(table)
         click.echo(", ".join(click.format_filename(path) for path in written))
+    if not done:
+        click.get_current_context().exit(1)
 
 
-def _summarise(table: Any, failed: int) -> None:
-    """Prints what is concluded at each budget, and what has failed."""
+def _summarise(table: Any) -> None:
+    """Prints what is concluded at each budget."""
     from .study.statistics import budgets, compare
 
     for budget in budgets(table):
         click.echo(compare(table, budget).conclusion)
-    if failed:
-        first = table[table["status"] == "failed"].iloc[0]
-        click.echo(f"{failed} of {len(table)} cells failed, the first with {first['error']}")

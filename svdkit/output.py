@@ -21,7 +21,7 @@ class StableVideoDiffusionPipelineOutput:
 
     frames: Any
     """As `output_type` says: `pil`, a list of PIL images for each video; `np`, `(B, F, H, W, 3)` in [0, 1];
-    `tensor`, `(B, F, 3, H, W)` in [0, 1] of the backend; `latent`, `(B, F, 4, H / 8, W / 8)` of the backend."""
+    `tensor`, `(B, F, 3, H, W)` in [0, 1] of the backend; `latent`, `(B, F, C, H / s, W / s)` of the backend."""
     fps: float = 7
     """Frames a second, which `save` writes."""
     sigmas: tuple[float, ...] = ()

@@ -22,7 +22,7 @@ from .errors import InputError
 from .guidance import guidance_scales
 from .hub import resolve_model
 from .interfaces import VAE, ChunksFeedForward, ImageEncoder, Scheduler, UNet
-from .memory.on_demand import Loader, OnDemand, compile_all
+from .memory.on_demand import Loader, OnDemand, chunking, compile_all, release
 from .memory.planning import Job, Planner, Settings, check_mode
 from .memory.policy import MemoryPolicy
 from .noise import Generator, seeds_of
@@ -67,13 +67,14 @@ class StableVideoDiffusionPipeline:
         self.vae = vae
         self.image_encoder = image_encoder
         self.unet = unet
-        self.scheduler = get_scheduler(scheduler)
+        self.scheduler = scheduler
         self.feature_extractor = feature_extractor or FeatureExtractor()
         self.sigma_schedule = sigma_schedule or SVD
         self._origin: tuple[Path, dict[str, Any]] | None = None
         self.memory_policy = MemoryPolicy()
         self._loader: Loader | None = None
-        self._chunked = False
+        self._own: dict[str, Any] = {}
+        self._chunked: tuple[int, int] | None = None
         self.progress_bar: dict[str, Any] = {}
 
     @classmethod
@@ -148,7 +149,7 @@ class StableVideoDiffusionPipeline:
             sigma_schedule=settings,
             **networks,
         )
-        pipe.memory_policy, pipe._loader = policy, loader
+        pipe.memory_policy, pipe._loader, pipe._own = policy, loader, networks
         pipe._origin = (
             folder,
             {"backend": backend, "variant": variant, "components": chosen, "compile": compile, "memory": memory},
@@ -198,6 +199,15 @@ class StableVideoDiffusionPipeline:
             "scheduler": self.scheduler,
             "feature_extractor": self.feature_extractor,
         }
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """The solver; a name, with options if it has any, may be assigned too."""
+        return self._scheduler
+
+    @scheduler.setter
+    def scheduler(self, scheduler: str | Scheduler) -> None:
+        self._scheduler = get_scheduler(scheduler)
 
     @property
     def backend(self) -> Backend:
@@ -255,7 +265,7 @@ class StableVideoDiffusionPipeline:
             num_videos_per_prompt: videos of each picture.
             generator: an int seed s, of which the i-th video takes s + i; a `numpy.random.Generator`; or a list of
                 them, one a video.
-            latents: unit normal noise `(B, F, 4, H / 8, W / 8)` to begin with.
+            latents: unit normal noise to begin with, `(B, F, 4, H / 8, W / 8)` for Stable Video Diffusion.
             output_type: `pil`, `np`, `tensor` or `latent`.
             callback_on_step_end: `f(pipe, step, timestep, tensors)`, called after each step with the timestep
                 log(sigma) / 4 that the step began at; a dictionary that it returns replaces tensors of those names.
@@ -301,14 +311,14 @@ class StableVideoDiffusionPipeline:
         if latents is None:
             x = stages.noise(seeds)
         else:
-            x = k.array(check_latents(latents, (videos, *stages.shape), k), k.state_dtype)
+            x = k.array(check_latents(latents, (videos, *stages.shape)), k.state_dtype)
         stages.settings = self.settings(job, decode_chunk_size)
 
         def step_ended(step: int, x: Array, denoiser: ConditionedDenoiser) -> Array:
             assert callback_on_step_end is not None
             tensors = {"latents": x, **denoiser.conditions()}
             given = {name: tensors[name] for name in handed}
-            replaced = callback_on_step_end(self, step, scalings(levels[step]).c_noise, given)
+            replaced = callback_on_step_end(self, step, scalings(levels[step]).c_noise, dict(given))
             tensors = check_replaced(replaced, given, x)
             x = tensors.pop("latents")
             denoiser.replace(tensors)
@@ -317,7 +327,7 @@ class StableVideoDiffusionPipeline:
         result = stages.denoise(
             stages.condition(pictures, seeds, noise_aug_strength),
             x,
-            sigmas=levels,
+            sigmas=given,
             scheduler=self.scheduler,
             seeds=seeds,
             scales=scales,
@@ -356,14 +366,22 @@ class StableVideoDiffusionPipeline:
 
     def settings(self, job: Job, decode_chunk: int | None) -> Settings:
         """What is done in one generation to need less memory; it is applied to the networks."""
-        loaded = not isinstance(self.unet, OnDemand)
-        settings = self.memory_policy.settings(job, decode_chunk, loaded)
-        if settings.on_demand and loaded and self._loader is not None:
-            self.__dict__.update(self._loader.networks(on_demand=True))
-        if isinstance(self.unet, ChunksFeedForward):
+        if any(getattr(self, name) is not network for name, network in self._own.items()):
+            self._loader, self._own = None, {}  # loaded anew, what the caller has put there would be lost
+        networks, pieces = (self.image_encoder, self.vae, self.unet), chunking(self.unet)
+        loaded = not any(isinstance(network, OnDemand) for network in networks)
+        settings = self.memory_policy.settings(job, decode_chunk, loaded, movable=self._loader is not None)
+        if settings.on_demand:
+            release(*networks)  # of which some were loaded for their configuration alone
+            if loaded and self._loader is not None:
+                self._own = self._loader.networks(on_demand=True)
+                if pieces is not None:
+                    self._own["unet"].enable_forward_chunking(*pieces)
+                self.__dict__.update(self._own)
+        if isinstance(self.unet, ChunksFeedForward) and pieces in (None, self._chunked):  # else the caller's
             if settings.forward_chunk is not None:
                 self.unet.enable_forward_chunking(settings.forward_chunk)
-            elif self._chunked:  # by an earlier call that needed it; what the caller has set is left
+            elif self._chunked is not None:  # by an earlier call that needed it
                 self.unet.disable_forward_chunking()
-            self._chunked = settings.forward_chunk is not None
+            self._chunked = None if settings.forward_chunk is None else (settings.forward_chunk, 0)
         return settings

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .errors import MissingDependencyError, OutputError
+from .files import as_output_error, replacing
 
 FORMATS = (".png", ".svg", ".pdf")
 
@@ -40,11 +40,6 @@ def plot_sigmas(curves: Mapping[str, Sequence[float]], path: str | os.PathLike[s
     axes.set(yscale="log", xlabel="part of the steps", ylabel="sigma")
     axes.grid(alpha=0.3)
     axes.legend()
-    try:
-        with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=".svdkit-") as folder:
-            finished = Path(folder, f"plot{path.suffix.lower()}")
-            figure.savefig(finished, dpi=150)
-            finished.replace(path)
-    except OSError as error:
-        raise OutputError(f"The plot cannot be written to {path}: {error.strerror or error}.") from error
+    with as_output_error(path), replacing(path) as finished:
+        figure.savefig(finished, dpi=150)
     return path

@@ -195,7 +195,7 @@ class Registry:
             and (choice == entry.spec.name or (choice is None and not missing_modules(entry.spec)))
         ]
         if choice is not None and not fitting:
-            names = [e.spec.name for e in self.entries("component")]
+            names = [e.spec.name for e in self.entries("component") if e.replaces == f"{component} of {backend}"]
             raise self._unknown(f"{component} for {backend}", choice, ["default", *names])
         if len(fitting) > 1:
             raise DuplicatePluginError(
@@ -219,7 +219,9 @@ class Registry:
                 return BrokenPluginError(f"The plugin {origin}, which may hold the {kind} {name!r}, is broken. {error}")
         near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
         hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
-        return UnknownPluginError(f"There is no {kind} {name!r}. {hint}Known: {', '.join(sorted(names)) or 'none'}.")
+        left_out = f" Left out, since broken: {', '.join(self.broken)}." if self.broken else ""
+        known = ", ".join(sorted(names)) or "none"
+        return UnknownPluginError(f"There is no {kind} {name!r}. {hint}Known: {known}.{left_out}")
 
 
 def parse_options(text: str) -> tuple[str, dict[str, Any]]:
@@ -236,7 +238,7 @@ def parse_options(text: str) -> tuple[str, dict[str, Any]]:
             raise InputError(f"{text!r} does not read as name:option=value,option=value.")
         try:
             options[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             options[key] = float(value) if value in ("inf", "nan") else value
     return name.strip(), options
 
@@ -285,7 +287,7 @@ def make(kind: str, name: str, options: Mapping[str, Any] | None = None, *args: 
         return target(*args, **options)
     except SvdkitError:
         raise
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         if not options:
             raise
         given = ", ".join(f"{key}={value!r}" for key, value in options.items())

@@ -43,6 +43,12 @@ def get_scheduler(scheduler: str | Scheduler) -> Scheduler:
     """
     if isinstance(scheduler, str):
         scheduler = make("scheduler", *parse_options(scheduler))
+    if hasattr(scheduler, "set_timesteps"):
+        raise InputError(
+            f"scheduler is a {type(scheduler).__name__} with timesteps, as diffusers has them, expected a name or an "
+            "object whose steps go from sigma to sigma. `svdkit schedulers` lists svdkit's; `svdkit study` takes those "
+            "of diffusers as well."
+        )
     if isinstance(scheduler, type) or not isinstance(scheduler, Scheduler):
         raise InputError(f"scheduler is {scheduler!r}, expected a name or an object with a `step` method.")
     return scheduler
@@ -79,7 +85,7 @@ def sample(
         x: the noisy sample at `sigmas[start]`; at the first level that is about unit noise times the level.
         sigmas: descending noise levels, used as they are; the final 0 may be left out.
         scheduler: a registered name with its options, or an object that satisfies `Scheduler`.
-        seed: of the noise that stochastic schedulers add; it depends on the seed, the step and nothing else.
+        seed: of the noise that stochastic schedulers add; it depends on the seed, the step and the number of the draw.
         callback: called after each step with `(step, sigma, x)`, sigma being the level that x has reached; what it
             returns, unless None, replaces x.
         noise: `(step, draw) -> array`, in place of noise from the seed.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from attrs import field, frozen
+from attrs import field, frozen, validators
 
 from .config import from_dict
 from .errors import CheckpointError, SigmasError
@@ -54,6 +54,10 @@ SCHEDULERS: Mapping[str, Mapped] = {
 """The scheduler that a class of diffusers stands for, with its options."""
 
 
+def _whole(default: int, least: int = 0) -> Any:
+    return field(default=default, validator=[validators.instance_of(int), validators.ge(least)])
+
+
 def _optional(value: Any) -> float | None:
     return None if value is None else float(value)
 
@@ -90,19 +94,19 @@ class SchedulerConfig:
     sigma_max: float | None = field(default=None, converter=_optional)
     final_sigmas_type: str = "zero"
 
-    num_train_timesteps: int = 1000
+    num_train_timesteps: int = _whole(1000, 2)
     beta_start: float = field(default=0.0001, converter=float)
     beta_end: float = field(default=0.02, converter=float)
     beta_schedule: str = "linear"
     trained_betas: Sequence[float] | None = None
     rescale_betas_zero_snr: bool = False
     timestep_spacing: str = "linspace"
-    steps_offset: int = 0
+    steps_offset: int = _whole(0)
     interpolation_type: str = "linear"
 
     algorithm_type: str = "dpmsolver++"
     solver_type: str = "midpoint"
-    solver_order: int = 2
+    solver_order: int = _whole(2, 1)
     predict_x0: bool = True
 
     def __attrs_post_init__(self) -> None:
@@ -161,10 +165,6 @@ class SchedulerConfig:
         return self.final_sigmas_type == "zero" or self.svdkit_sigmas is not None
 
     def __call__(self, steps: int) -> Sequence[float]:
-        """The same as `sigmas`: a pipeline's `sigma_schedule`."""
-        return self.sigmas(steps)
-
-    def sigmas(self, steps: int) -> Sequence[float]:
         """The checkpoint's noise levels for a number of steps, with the 0 or other level that they end at.
 
         Raises:

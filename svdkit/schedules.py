@@ -66,7 +66,7 @@ def _from_file(path: Path) -> Sequence[float]:
         return _numbers(text, str(path))
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SigmasError(f"{str(path)!r} is not JSON ({error}); expected a list of numbers.") from error
     if not isinstance(values, list):
         raise SigmasError(f"{str(path)!r} holds a {type(values).__name__}, expected a list of numbers.")

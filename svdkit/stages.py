@@ -19,7 +19,7 @@ from .memory.on_demand import release
 from .memory.planning import Job, Settings, advise
 from .noise import Purpose, normal
 from .preprocess import Picture, clip_pixels, vae_pixels
-from .sampling import Sample, sample
+from .sampling import Sample, levels_of, sample
 from .schedules import read_sigmas
 from .sigmas import check_steps, validate_sigmas
 
@@ -109,7 +109,7 @@ class Stages:
         Args:
             conditioning: of all videos.
             x: unit normal noise `(videos, F, C, h, w)`.
-            sigmas: the noise levels that the scheduler steps between, with the one that it ends at.
+            sigmas: the noise levels that the scheduler is given, with the one that it ends at; see `levels_of`.
             scheduler: the solver.
             seeds: of the noise that stochastic solvers add, one a video.
             scales: guidance of each frame.
@@ -121,6 +121,7 @@ class Stages:
             OutOfMemoryError: the device's memory ran out.
         """
         k, guided = self.pipe.backend, self.job.guided
+        levels = levels_of(scheduler, sigmas, to_zero=False)
 
         def batch(conditional: Host) -> Host:
             return np.concatenate([0 * conditional, conditional]) if guided else conditional
@@ -140,20 +141,20 @@ class Stages:
         def ended(step: int, sigma: float, x: Array) -> Array:
             if not k.all_finite(x):
                 raise NumericalError(
-                    f"NaN or infinity appeared in step {step + 1} of {len(sigmas) - 1}, from sigma {sigmas[step]:g} "
-                    f"to {sigma:g}, in {k.dtype}. A wider dtype, such as float32, or other sigmas may help."
+                    f"NaN or infinity appeared in step {step + 1} of {len(levels) - 1}, from sigma {levels[step]:g} "
+                    f"to {sigma:g}, in {k.dtype}. {_wider(k.dtype)}Other sigmas may help."
                 )
             if step_ended is not None:
                 x = step_ended(step, x, denoiser)
             advance(1)
             return x
 
-        with self._stage("denoise", len(sigmas) - 1) as advance:
+        with self._stage("denoise", len(levels) - 1) as advance:
             return sample(
                 denoiser,
-                x * (sigmas[0] ** 2 + 1) ** 0.5,
+                x * (levels[0] ** 2 + 1) ** 0.5,
                 sigmas=sigmas,
-                to_zero=False,  # the levels end where they are to end
+                to_zero=False,  # they end where they are to end
                 scheduler=scheduler,
                 callback=ended,
                 noise=lambda step, draw: self.noise(seeds, Purpose.STEP, step, draw),
@@ -299,13 +300,18 @@ def decode(vae: VAE, latents: Array, chunk: int, kind: str, advance: Advance) ->
             if not np.isfinite(piece).all():
                 raise NumericalError(
                     f"NaN or infinity appeared while decoding frames {start} to {start + len(piece) - 1} of video "
-                    f"{i}, in {vae.backend.dtype}. A wider dtype, such as float32, may help."
+                    f"{i}, in {vae.backend.dtype}. {_wider(vae.backend.dtype)}"
                 )
             piece = np.clip(piece.transpose(0, 2, 3, 1) / 2 + 0.5, 0, 1)
             pieces.append((piece * 255).round().astype(np.uint8) if kind == "pil" else piece)
             advance(len(piece))
         videos.append(np.concatenate(pieces))
     return np.stack(videos)
+
+
+def _wider(dtype: str) -> str:
+    """What may help where a dtype of 16 bits was left."""
+    return "A wider dtype, such as float32, may help. " if dtype in ("float16", "bfloat16") else ""
 
 
 def frames_of(videos: Host, kind: str, backend: Backend) -> Any:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from itertools import pairwise
 from math import ceil
@@ -22,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from svdkit.errors import InputError, OutputError
+from .errors import InputError, OutputError
+from .files import as_output_error
 
 Frames = Sequence[Image.Image] | npt.NDArray[np.uint8]
 
@@ -135,13 +135,12 @@ SUFFIXES = tuple(_WRITERS)
 """Suffixes that `write_video` knows, in any case; the empty one is a folder of PNGs."""
 
 
-def check_output(path: str | os.PathLike[str], *, fps: float = 7, overwrite: bool = True) -> Path:
+def check_output(path: str | os.PathLike[str], *, fps: float = 7) -> Path:
     """Find out whether `write_video` can write to `path`, before hours are spent on the frames.
 
     Args:
         path: a file with one of `SUFFIXES`, or a folder that does not exist yet or is empty.
         fps: frames per second, in (0, 240].
-        overwrite: whether an existing file may be replaced.
 
     Returns:
         `path` as a `Path`.
@@ -160,15 +159,13 @@ def check_output(path: str | os.PathLike[str], *, fps: float = 7, overwrite: boo
             f"{path}: {path.suffix} files cannot be written. Choose one of {known}, or a name without a "
             "suffix for a folder of PNGs."
         )
-    with _as_output_error(path):
+    with as_output_error(path):
         target = path.resolve()
         if not target.parent.is_dir():
             raise OutputError(f"{path}: there is no folder {target.parent}. Create it or choose another.")
         if suffix and target.exists():
             if not target.is_file():
                 raise OutputError(f"{path} exists and is not a file. Choose another name.")
-            if not overwrite:
-                raise OutputError(f"{path} exists already. Allow it to be overwritten or choose another name.")
         elif target.exists():
             if not target.is_dir():
                 raise OutputError(f"{path} is a file; without a suffix it would be a folder of PNGs. Rename it.")
@@ -210,7 +207,7 @@ def write_video(path: str | os.PathLike[str], frames: Frames, fps: float = 7) ->
     path = check_output(path, fps=fps)
     images = _images(frames)
     suffix = path.suffix.lower()
-    with _as_output_error(path):
+    with as_output_error(path):
         # As with open(), what a symbolic link points to is written, not the link.
         target = path.resolve()
         with _scratch(target) as folder:
@@ -268,14 +265,3 @@ def _scratch(target: Path) -> tempfile.TemporaryDirectory[str]:
     """
     # A finished video is not to be reported as failed because of what could not be tidied up.
     return tempfile.TemporaryDirectory(prefix=".svdkit-", dir=target.parent, ignore_cleanup_errors=True)
-
-
-@contextmanager
-def _as_output_error(path: Path) -> Iterator[None]:
-    """Turn what the operating system says, such as a full disk, into an `OutputError` about `path`."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written: {error.strerror or error}. Mend that or choose another place."
-        ) from error

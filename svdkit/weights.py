@@ -6,9 +6,8 @@ import json
 import math
 import mmap
 import re
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import TracebackType
 from typing import Any, BinaryIO, Final
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import CheckpointError, InputError, OutputError, WeightsError
+from .files import replacing
 
 STEMS: Final[Mapping[str, str]] = {
     "unet": "diffusion_pytorch_model",
@@ -105,14 +105,10 @@ class Weights:
         Raises:
             CheckpointError: they are not there (the message names what is), or cannot be read.
         """
-        try:
-            names = [path.name for path in folder.iterdir()]
-        except OSError as error:
-            raise CheckpointError(f"Cannot look for weights in {folder}: {error.strerror}.") from error
-        first, *_ = select_files(names, stem, variant, str(folder))
-        if not first.endswith(".json"):
-            return cls([folder / first], mapped=mapped)
-        promised = _read_index(folder / first)
+        first, *_ = weight_files(folder, stem, variant)
+        if first.suffix != ".json":
+            return cls([first], mapped=mapped)
+        promised = _read_index(first)
         return cls(sorted(set(promised.values())), promised, mapped)
 
     def keys(self) -> frozenset[str]:
@@ -146,11 +142,6 @@ class Weights:
             raise CheckpointError(f"{path} ends within {key!r}: it was cut short while it was read; {_AGAIN}.")
         return data.view(dtype).reshape(shape)
 
-    @property
-    def nbytes(self) -> int:
-        """Size of all tensors together, in bytes."""
-        return sum(math.prod(self.shape(key)) * np.dtype(self.dtype(key)).itemsize for key in self._where)
-
     def close(self) -> None:
         """Close the files; what was read stays valid."""
         self._files.close()
@@ -170,6 +161,15 @@ class Weights:
             raise WeightsError(f"{' and '.join(map(str, self.paths))}: no tensor {key!r} there.") from None
 
 
+def weight_files(folder: Path, stem: str, variant: str | None = None) -> list[Path]:
+    """The files in a component's folder that hold its weights; see `select_files`, which raises likewise."""
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except OSError as error:
+        raise CheckpointError(f"Cannot look for weights in {folder}: {error.strerror}.") from error
+    return [folder / name for name in select_files(names, stem, variant, str(folder))]
+
+
 def select_files(names: Iterable[str], stem: str, variant: str | None, where: str) -> list[str]:
     """Pick the files that hold a component's weights: one file, or an index and then its shards.
 
@@ -185,7 +185,7 @@ def select_files(names: Iterable[str], stem: str, variant: str | None, where: st
     names = sorted(names)
     found: dict[tuple[str | None, str], list[str]] = {}
     for name in names:
-        if parsed := _parse(name, stem):
+        if parsed := parse_name(name, stem):
             found.setdefault(parsed, []).append(name)
     if whole := found.get((variant, "file")):
         return whole
@@ -221,22 +221,18 @@ def write_weights(path: Path, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
             raise InputError(f"{key!r} has dtype {array.dtype}, which svdkit does not write.")
     # safetensors writes an array's memory as it lies, which is wrong unless it is contiguous.
     contiguous = {key: np.asarray(array, order="C") for key, array in tensors.items()}
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        # Some versions of transformers refuse a file whose metadata lack the format.
-        save_file(contiguous, temporary, metadata={"format": "pt"})
-        temporary.chmod(mode)  # some versions of safetensors leave a file that only its owner can read
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.touch()
+            mode = temporary.stat().st_mode
+            # Some versions of transformers refuse a file whose metadata lack the format.
+            save_file(contiguous, temporary, metadata={"format": "pt"})
+            temporary.chmod(mode)  # some versions of safetensors leave a file that only its owner can read
     except (OSError, SafetensorError) as error:
         raise OutputError(f"Cannot write {path}: {error}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
-def _parse(name: str, stem: str) -> tuple[str | None, str] | None:
+def parse_name(name: str, stem: str) -> tuple[str | None, str] | None:
     """Variant and kind (`file`, `shard`, `index`) that a file's name tells; None if it has another stem.
 
     Libraries disagree on where the variant goes in the names of shards and indices; all spellings are taken.

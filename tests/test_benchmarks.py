@@ -179,25 +179,25 @@ def test_growth_runs_each_size_in_turn() -> None:
     assert {stage: len(seconds) for stage, seconds in measured.items()} == {"denoise": 2, "decode": 2}
 
 
-def test_gpu_session_goes_on_without_what_fails(capsys: pytest.CaptureFixture[str]) -> None:
+def test_gpu_sides_go_on_without_what_fails(capsys: pytest.CaptureFixture[str]) -> None:
     log: list[str] = []
     with ExitStack() as stack:
-        session = gpu.Session(TASK, (), stack, time.monotonic() + 60)
-        session.workers = {name: Fake(name, log, name == "svdkit compiled") for name in gpu.SIDES}
-        result = session.time("unet", 2, 0.5)
+        sides = gpu.Sides(TASK, (), stack, time.monotonic() + 60)
+        sides.workers = {name: Fake(name, log, name == "svdkit compiled") for name in gpu.SIDES}
+        result = sides.time("unet", 2, 0.5)
     assert log == ["svdkit", "svdkit compiled", "diffusers", "diffusers compiled", *log[4:]]
     assert log[4:] == ["diffusers compiled", "diffusers", "svdkit"]
-    assert session.failed == {"svdkit compiled": "out of memory"}
-    assert {name: len(times) for name, times in result["seconds"].items()} == dict.fromkeys(session.workers, 2)
+    assert sides.failed == {"svdkit compiled": "out of memory"}
+    assert {name: len(times) for name, times in result["seconds"].items()} == dict.fromkeys(sides.workers, 2)
     assert "2.00 times the floor" in capsys.readouterr().out
 
 
-def test_gpu_session_begins_no_round_after_its_time() -> None:
+def test_gpu_sides_begin_no_round_after_their_time() -> None:
     log: list[str] = []
     with ExitStack() as stack:
-        session = gpu.Session(TASK, (), stack, time.monotonic() - 1)
-        session.workers = {"svdkit": Fake("svdkit", log)}
-        assert session.time("unet", 3, None)["seconds"] == {}
+        sides = gpu.Sides(TASK, (), stack, time.monotonic() - 1)
+        sides.workers = {"svdkit": Fake("svdkit", log)}
+        assert sides.time("unet", 3, None)["seconds"] == {}
     assert log == []
 
 
@@ -212,7 +212,7 @@ def test_gpu_script_on_a_cpu(tmp_path: Path) -> None:
     some = "--runs 1 --generations 1 --sides svdkit diffusers --seconds 1800"
     command = [sys.executable, str(BENCHMARKS / "gpu.py"), *small.split(), *some.split()]
     subprocess.run([*command, "--checkpoint", str(TINY), "--results", str(tmp_path)], check=True)
-    result = json.loads((tmp_path / "session-torch-cpu-float32-64x64x2.json").read_text())
+    result = json.loads((tmp_path / "gpu-torch-cpu-float32-64x64x2.json").read_text())
     assert result["failed"] == {}
     assert 0 < result["errors"]["unet"]["diffusers"] < 1e-4
     assert set(result["generate"]["spread"]) == {"svdkit", "diffusers"}

@@ -18,6 +18,7 @@ from diffusers import StableVideoDiffusionPipeline as Reference
 from reference import make_pipeline, picture, relative_error
 
 import svdkit
+import svdkit.checkpoint
 from svdkit.arch.unet import UNet
 from svdkit.backend import Backend
 from svdkit.checkpoint import CLIPWeights, load_component, save_checkpoint
@@ -162,6 +163,31 @@ def test_where_a_checkpoint_cannot_be_saved(copy: Path, tmp_path: Path, expected
     with pytest.raises(OutputError, match="is what the pipeline was loaded from"):
         pipe.save_pretrained(copy)
     assert np.array_equal(latents(load(copy)), expected)
+
+
+def test_saving_over_another_checkpoint_leaves_nothing_of_it(
+    plain: Path, copy: Path, tmp_path: Path, expected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for component in ("unet", "vae"):
+        weights = weights_file(copy, component)
+        weights.rename(weights.with_name(f"{weights.stem}.fp16.safetensors"))
+    (copy / "unet" / "notes.txt").write_text("kept")
+    pipe = load(plain)
+    with monkeypatch.context() as patch:
+        patch.setattr(svdkit.checkpoint, "write_weights", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            pipe.save_pretrained(copy)
+    with pytest.raises(CheckpointError, match="lacks model_index"):
+        load(copy)
+    pipe.save_pretrained(copy)
+    assert np.array_equal(latents(load(copy)), expected)
+    assert (copy / "unet" / "notes.txt").read_text() == "kept"
+    with pytest.raises(CheckpointError, match="fp16"):
+        load(copy, variant="fp16")
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 # Reading

@@ -288,6 +288,14 @@ def test_demo_needs_no_network_and_takes_what_ships(monkeypatch: pytest.MonkeyPa
     assert [image.size for image in seen["images"]] == [(96, 96)] * 3 + [(360, 360)]
 
 
+def test_demo_looks_first_where_its_pictures_go() -> None:
+    Path("out.png").mkdir()
+    result = run("demo", "-o", "out.gif")
+    assert result.exit_code == 2
+    assert "out.png is a folder" in result.stderr
+    assert not Path("out.gif").exists()
+
+
 @pytest.mark.parametrize(
     ("args", "phrases"),
     [

@@ -161,6 +161,17 @@ def test_public_names_resolve_and_are_documented() -> None:
         svdkit.generat  # noqa: B018
 
 
+def test_a_package_that_can_be_called_keeps_its_modules() -> None:
+    code = """
+import svdkit
+assert callable(svdkit.study)
+import svdkit.study.table as table, svdkit.study.statistics
+import json
+print(json.dumps([svdkit.study.statistics.__name__, table.__name__]))
+"""
+    assert run(code) == ["svdkit.study.statistics", "svdkit.study.table"]
+
+
 def test_public_names_are_seen_by_type_checkers() -> None:
     tree = ast.parse(inspect.getsource(svdkit))
     (block,) = (node for node in tree.body if isinstance(node, ast.If))

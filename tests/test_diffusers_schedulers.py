@@ -21,7 +21,7 @@ from svdkit.errors import CheckpointError, InputError, UnknownPluginError
 from svdkit.pipeline import StableVideoDiffusionPipeline
 from svdkit.scheduler_config import SCHEDULERS, SVD, SchedulerConfig
 from svdkit.sigmas import karras
-from svdkit_schedulers.from_diffusers import NOISY, FromDiffusers
+from svdkit_schedulers.from_diffusers import NOISY, FromDiffusers, by_class
 
 SIGMAS = [60.0, 20.0, 7.0, 2.5, 0.8, 0.2, 0.05, 0.0]
 
@@ -260,7 +260,7 @@ def check_levels(scheduler: Any, steps: int) -> None:
     scheduler.set_timesteps(steps)
     expected = scheduler.sigmas.tolist()
     # diffusers rounds levels to float32 (6e-8), and betas and their products before.
-    assert configured(scheduler).sigmas(steps) == pytest.approx(expected, rel=2e-6)
+    assert configured(scheduler)(steps) == pytest.approx(expected, rel=2e-6)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 25, 50])
@@ -295,8 +295,8 @@ def test_a_configuration_of_defaults() -> None:
     check_levels(scheduler, 10)
     scheduler.set_timesteps(10)
     told = SchedulerConfig.from_json({"_class_name": "EulerDiscreteScheduler"})
-    assert told.sigmas(10) == pytest.approx(scheduler.sigmas.tolist(), rel=2e-6)
-    assert SVD.sigmas(10) == karras(10)
+    assert told(10) == pytest.approx(scheduler.sigmas.tolist(), rel=2e-6)
+    assert SVD(10) == karras(10)
 
 
 @pytest.mark.parametrize("kind", ["karras", "exponential"])
@@ -310,7 +310,7 @@ def test_noise_levels_of_other_classes_with_this_configuration(name: str) -> Non
     """Of those that keep to it: in diffusers, Euler's ancestral form and LMS go by their betas whatever it says."""
     scheduler = FromDiffusers(make(name))
     levels = scheduler.levels(karras(9))
-    assert configured(scheduler.scheduler).sigmas(9) == pytest.approx(levels, rel=2e-6)
+    assert configured(scheduler.scheduler)(9) == pytest.approx(levels, rel=2e-6)
 
 
 def test_ending_at_the_least_noise_of_training() -> None:
@@ -320,12 +320,12 @@ def test_ending_at_the_least_noise_of_training() -> None:
     scheduler.set_timesteps(10)
     expected = scheduler.sigmas.tolist()
     assert expected[-1] == expected[-2] > 0
-    assert configured(scheduler).sigmas(10) == pytest.approx(expected[:-1], rel=2e-6)
+    assert configured(scheduler)(10) == pytest.approx(expected[:-1], rel=2e-6)
     assert not configured(scheduler).to_zero
     check_levels(EulerDiscreteScheduler(**{**options, "timestep_spacing": "leading", "steps_offset": 1}), 10)
     up = configured(EulerDiscreteScheduler(**{**SCHEDULER, "final_sigmas_type": "sigma_min"}))
     with pytest.raises(CheckpointError, match=r"going up from 0.002 to 0.0291\d*, .* Pass `sigmas`"):
-        up.sigmas(10)
+        up(10)
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,19 @@ def test_ending_at_the_least_noise_of_training() -> None:
 def test_noise_levels_of_another_kind_of_model(values: Any, message: str) -> None:
     config = SchedulerConfig.from_json({**SCHEDULER, "_class_name": "EulerDiscreteScheduler", **values})
     with pytest.raises(CheckpointError, match=f"{message}.*Pass `sigmas`"):
-        config.sigmas(5)
+        config(5)
+
+
+@pytest.mark.parametrize("options", [{"use_beta_sigmas": True}, {"beta_schedule": "nope"}])
+def test_what_diffusers_refuses(options: Any) -> None:
+    with pytest.raises(InputError, match="HeunDiscreteScheduler of diffusers refuses its options"):
+        by_class("HeunDiscreteScheduler", options, SCHEDULER)
+
+
+@pytest.mark.parametrize("values", [{"num_train_timesteps": "1000"}, {"steps_offset": 0.5}, {"solver_order": 0}])
+def test_settings_that_are_no_whole_numbers(values: Any) -> None:
+    with pytest.raises(CheckpointError, match=next(iter(values))):
+        SchedulerConfig.from_json({**SCHEDULER, **values})
 
 
 @pytest.mark.parametrize(

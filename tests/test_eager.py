@@ -30,7 +30,7 @@ X = RNG.standard_normal((3, 50, 64)) * 2 + 5  # of a mean that is larger than th
 SCALE, SHIFT, ROWS = RNG.standard_normal(64), RNG.standard_normal(64), RNG.standard_normal((3, 64))
 VALUE, GATE = (RNG.standard_normal((50, 64)).astype(np.float16) / np.float16(8) for _ in range(2))
 BOTH, B, C = np.concatenate([VALUE, GATE]), RNG.standard_normal(50), RNG.standard_normal(50)
-X0, Y0 = X[0] - 5, RNG.standard_normal((50, 50))
+X0, Y0, Z = X[0] - 5, RNG.standard_normal((50, 50)), (X - 5) / 3
 
 
 def gelu(x: Host) -> Host:
@@ -60,6 +60,20 @@ def conv2d(x: Host, weight: Host, stride: int, before: int, after: int) -> Host:
             for i in range(kernel)
         )
     )
+
+
+def attended(frames: int) -> Host:
+    """Of queries Z, keys Z from the last on, and values X, in four heads."""
+
+    def split(x: Host) -> Host:
+        n, length, channels = x.shape
+        x = x.reshape(n, length, 4, channels // 4)
+        return x.transpose(1, 2, 0, 3) if frames > 1 else x.transpose(0, 2, 1, 3)
+
+    q, k, v = split(Z), split(Z[::-1]), split(X)
+    scores = np.exp(q @ k.swapaxes(2, 3) * q.shape[3] ** -0.5)
+    y = scores / scores.sum(-1, keepdims=True) @ v
+    return (y.transpose(2, 0, 1, 3) if frames > 1 else y.transpose(0, 2, 1, 3)).reshape(X.shape)
 
 
 MAPS, TAPS = RNG.standard_normal((4, 6, 8, 20)), (RNG.standard_normal((50, 20, 3, 3)) / 14).astype(np.float16)
@@ -100,6 +114,8 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Host, ...], Host]] = {
         (X0 @ VALUE.T + B) * gelu(X0 @ GATE.T + C),
     ),
     "group_norm": (lambda k, x: k.group_norm(x, 3, Weight(SCALE), Weight(SHIFT), 8, 1e-5, True), (X,), group_norm(X)),
+    "attention": (lambda k, q, x, v: k.attention(q, x, v, 4, 1), (Z, Z[::-1], X), attended(1)),
+    "attention over time": (lambda k, q, x, v: k.attention(q, x, v, 4, 3), (Z, Z[::-1], X), attended(3)),
     "mix": (lambda k, a, b: k.mix(a, b, 0.3), (X, X[::-1]), 0.3 * X + 0.7 * X[::-1]),
     "layer_norm": (
         lambda k, x: k.layer_norm(x, Weight(SCALE), Weight(SHIFT), 1e-5),
@@ -116,6 +132,7 @@ def test_numbers(name: str, piece: int, module: Any, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(threads, "PIECE", piece)
     monkeypatch.setattr(patches, "PATCHES", 7 * 180 * piece)  # seven results at a time, or all
     monkeypatch.setattr(traced, "PATCH_ELEMENTS", 7 * 4 * 180 * piece)
+    monkeypatch.setattr(traced, "SCORE_ELEMENTS", 7 * 3 * 4 * X.shape[1] * piece)  # seven queries, or all
     function, args, expected = CASES[name]
     k = create("cpu", "float32")
     assert relative_error(function(module, *(k.array(x) for x in args)).asnumpy(), expected) < ROUNDING

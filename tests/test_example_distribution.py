@@ -59,7 +59,7 @@ def test_the_example_s_wheel(environment: Environment) -> None:
     files = ("__init__.py", "lognormal.py", "plugin.py", "py.typed", "rk2.py")
     assert sorted(names) == [f"svdkit_example_scheduler/{file}" for file in files]
     needed = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]
-    assert needed == ["Requires-Dist: attrs>=24.2", "Requires-Dist: svdkit"]
+    assert needed == ["Requires-Dist: attrs<27,>=24.2", "Requires-Dist: svdkit<0.2,>=0.1"]
 
 
 # Where both are installed

@@ -49,8 +49,9 @@ def test_layer_norm_and_gate(dtype: torch.dtype) -> None:
     w, b = torch.randn(2, 160, generator=rng).to(dtype)
     expected = F.layer_norm(x.double(), (160,), w.double(), b.double(), 1e-5)
     assert relative(fused.layer_norm(x, w, b, 1e-5), expected) < ROUNDING[dtype]
-    value, gate = x.double().chunk(2, -1)
-    assert relative(fused.gated(x), value * F.gelu(gate)) < ROUNDING[dtype]
+    for rows in (x, torch.randn(3, 2 * 1280, generator=rng).to(dtype)):  # the second is gated in several parts
+        value, gate = rows.double().chunk(2, -1)
+        assert relative(fused.gated(rows), value * F.gelu(gate)) < ROUNDING[dtype]
 
 
 def test_layers_take_them(monkeypatch: pytest.MonkeyPatch) -> None:

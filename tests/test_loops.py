@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Event
 from typing import Any
 
 import ml_dtypes
@@ -25,6 +28,7 @@ from svdkit_loops.winograd_loops import cut_size
 
 ROUNDING = 3e-7
 """6e-8 measured."""
+RNG = np.random.default_rng(0)
 
 
 @pytest.mark.parametrize("m", [2, 4])
@@ -116,13 +120,108 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
     subprocess.run([sys.executable, "-c", FORKED], check=True)
 
 
+def test_an_interruption_leaves_what_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "allowed_processors", lambda: [0, 1])
+    begun, go_on, results = SimpleQueue[int](), Event(), SimpleQueue[int]()
+
+    def work(i: int, j: int) -> None:
+        begun.put(i)
+        go_on.wait(20)
+
+    class Interrupted(SimpleQueue[Any]):
+        def get(self, *args: Any) -> Any:
+            begun.get(timeout=20)
+            raise KeyboardInterrupt
+
+    tasks = threads._tasks(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(threads, "SimpleQueue", Interrupted)
+        patch.setattr(threads, "_tasks", lambda count: tasks)
+        with pytest.raises(KeyboardInterrupt):
+            threads.share(work, 4, threads.PIECE)
+    go_on.set()
+    assert len(threads.share(lambda i, j: results.put(i), 4, threads.PIECE)) == 4
+    assert begun.qsize() <= 1, "of four pieces the two that were begun"
+
+
+TOGETHER = """
+import threading
+from svdkit_loops import threads
+threads._processors = lambda: [0, 1]
+threads.allowed_processors.cache_clear()
+ready = threading.Barrier(8)
+def ask():
+    ready.wait()
+    threads.share(lambda i, j: None, 8, threads.PIECE)
+asking = [threading.Thread(target=ask) for _ in range(8)]
+for thread in asking: thread.start()
+for thread in asking: thread.join()
+print(sum(thread.name.startswith("svdkit-") for thread in threading.enumerate()))
+"""
+
+
+def test_threads_that_ask_first_together_begin_one_pool() -> None:
+    env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", TOGETHER], env=env, check=True, capture_output=True, text=True)
+    assert int(done.stdout) == 2
+
+
+def test_where_threads_are_kept_to_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not where processes take a part each: all of them would crowd on the first few. Nor where it is forbidden."""
+    kept = list[tuple[int, set[int]]]()
+    monkeypatch.setattr(os, "sched_setaffinity", lambda thread, to: kept.append((thread, to)), raising=False)
+    monkeypatch.setattr(threads, "_processors", lambda: [4, 5, 6, 7])
+    for allowed, expected in (([4, 5], []), ([4, 5, 6, 7], [(0, {6})])):
+        monkeypatch.setattr(threads, "allowed_processors", lambda allowed=allowed: allowed)
+        threads.keep_to(0, 6)
+        assert kept == expected
+
+    def refuse(thread: int, to: set[int]) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    threads.keep_to(0, 6)
+
+
+X, ROW = np.ones((2, 3, 64), np.float32), np.ones(64, np.float32)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: elementwise.add_rows(X, X[:, 0, :32], np.empty_like(X)),
+        lambda: elementwise.concat(X[0], X[1, :2], np.empty((3, 128), np.float32)),
+        lambda: elementwise.mix(X, X[:1], 0.5, np.empty_like(X)),
+        lambda: elementwise.gelu(X, np.empty_like(X[0])),
+        lambda: elementwise.layer_norm(X[0], ROW[:8], ROW[:8], 1e-5, np.empty_like(X[0])),
+        lambda: elementwise.group_norm(X, ROW[:32], ROW[:32], 32, 1e-5, False, np.empty_like(X)),
+        lambda: elementwise.group_norm(X, ROW, ROW, 30, 1e-5, False, np.empty_like(X)),
+    ],
+)
+def test_what_does_not_fit_is_refused(call: Callable[[], None]) -> None:
+    with pytest.raises(ValueError, match="do not fit each other"):
+        call()
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 6, 15])
+def test_group_norms_of_maps_whose_corners_stand_out(frames: int) -> None:
+    x = RNG.standard_normal((1, frames, 16, 16, 64)).astype(np.float32)
+    x[:, :, 0, 0] += 500
+    x = x.reshape(1, -1, 64)
+    y = np.empty_like(x)
+    elementwise.group_norm(x, ROW, 0 * ROW, 32, 1e-5, False, y)
+    groups = x.astype(np.float64).reshape(-1, 32, 2)
+    expected = (groups - groups.mean((0, 2), keepdims=True)) / np.sqrt(groups.var((0, 2), keepdims=True) + 1e-5)
+    assert relative_error(y, expected.reshape(x.shape)) < 3e-7
+
+
 def test_one_processor_needs_no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "allowed_processors", lambda: [0])
     assert threads.share(lambda i, j: (i, j), 8, threads.PIECE) == [(0, 8)]
 
 
 def test_what_is_compiled_is_kept(tmp_path: Path) -> None:
-    """A second process compiles nothing: it loads what the first one left."""
+    """A second process compiles nothing, it loads what the first one left; unless any file of the package changed."""
     code = """
 import numpy as np
 from svdkit_loops import elementwise
@@ -131,10 +230,17 @@ elementwise.gelu(x, np.empty_like(x))
 stats = elementwise._gelu_of_each.stats
 print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
 """
-    env = {"NUMBA_CACHE_DIR": str(tmp_path)}
-    run = [sys.executable, "-c", code]
-    seen = [subprocess.run(run, env=os.environ | env, capture_output=True, text=True, check=True) for _ in range(2)]
-    assert [process.stdout.split() for process in seen] == [["0", "1"], ["1", "0"]]
+    package = shutil.copytree(Path(compiled.__file__).parent, tmp_path / "svdkit_loops")
+    env = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "kept"), "PYTHONPATH": str(tmp_path)}
+
+    def hits_and_misses() -> list[str]:
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    assert [hits_and_misses() for _ in range(2)] == [["0", "1"], ["1", "0"]]
+    with (package / "scalar.py").open("a") as file:
+        file.write("# changed")
+    assert [hits_and_misses() for _ in range(2)] == [["0", "1"], ["1", "0"]]
 
 
 def test_where_nothing_can_be_kept_it_is_compiled_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import svdkit
 import svdkit.memory.on_demand
 from svdkit import StableVideoDiffusionPipeline
 from svdkit.arch.unet import UNet
 from svdkit.backend import Backend
+from svdkit.checkpoint import load_component
 from svdkit.errors import CheckpointError, InputError, MemoryWarning, OutOfMemoryError
 from svdkit.memory import Memory, host_memory
-from svdkit.memory.on_demand import COMPONENTS, OnDemand
+from svdkit.memory.on_demand import COMPONENTS, OnDemand, chunking
 from svdkit.memory.planning import Settings, ladder, plan
 from svdkit.memory.policy import MemoryPolicy
+from svdkit.plugins import registry
 
 JOB: dict[str, Any] = {
     "image": Image.new("RGB", (64, 64), "teal"),
@@ -97,6 +100,70 @@ def test_what_refers_to_itself_is_searched_for(kind: type, monkeypatch: pytest.M
     assert (searched, network.loaded) == ([1], False)
 
 
+def test_a_network_without_pieces_has_none_to_leave() -> None:
+    network = OnDemand(Cyclic)
+    network.enable_forward_chunking(2)
+    assert network.own is not None
+    network.disable_forward_chunking()
+
+
+class Plugged:
+    """svdkit's own network, by a plugin."""
+
+    def __init__(self, folder: Path, backend: Backend, variant: str | None) -> None:
+        self.own = load_component(folder.name, folder.parent, backend, variant=variant, choice="default")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.own, name)
+
+    def __call__(self, *args: Any) -> Any:
+        return self.own(*args)
+
+
+class Plugin:
+    """What a package with a network of its own would register, for any component."""
+
+    @svdkit.hookimpl
+    def svdkit_components(self) -> list[svdkit.ComponentSpec]:
+        options: dict[str, Any] = {"target": f"{__name__}:Plugged", "summary": "for these tests", "backend": "numpy"}
+        return [svdkit.ComponentSpec(name=f"plugged-{name}", component=name, **options) for name in COMPONENTS]
+
+
+@pytest.fixture
+def plugin() -> Iterator[None]:
+    registered, manager = Plugin(), registry().manager
+    manager.register(registered, "for-these-tests")
+    yield
+    manager.unregister(registered)
+
+
+@pytest.mark.usefixtures("plugin")
+@pytest.mark.parametrize(("name", "before"), [("image_encoder", []), ("vae", ["vae"]), ("unet", ["unet"])])
+def test_a_plugins_network_is_loaded_once_more_to_ask_for_its_configuration(
+    name: str, before: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[str] = []
+    alive: list[weakref.ref[Any]] = []
+
+    def watched(component: str, *args: Any, **options: Any) -> Any:
+        network = load_component(component, *args, **options)
+        loads.append(component)
+        alive.append(weakref.ref(network))
+        assert [ref() for ref in alive if ref() is not None] == [network]
+        return network
+
+    monkeypatch.setattr(svdkit.memory.on_demand, "load_component", watched)
+    choices = dict.fromkeys(COMPONENTS, "default")
+    expected = load("low", components=choices)(**JOB)
+    loads.clear()
+    pipe = load("low", components=choices | {name: f"plugged-{name}"})
+    np.testing.assert_array_equal(pipe(**JOB).frames, expected.frames)
+    assert loads == [*before, "image_encoder", "vae", "unet", "vae"]
+    loads.clear()
+    pipe(**JOB)
+    assert loads == ["image_encoder", "vae", "unet", "vae"]
+
+
 def test_low_equals_max_and_has_one_network_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     alive: list[weakref.ref[Any]] = []
     most = []
@@ -168,15 +235,62 @@ def test_auto_takes_the_lowest_where_nothing_fits(capacity: Callable[[int], None
 
 
 def test_pieces_last_as_long_as_the_need_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    pipe, chosen = load(), iter([1, None, None])
-    monkeypatch.setattr(MemoryPolicy, "settings", lambda *_: Settings(False, next(chosen), 4))
+    pipe, chosen = load(), iter([1, None, None, 1, None])
+    monkeypatch.setattr(MemoryPolicy, "settings", lambda *_, **__: Settings(False, next(chosen), 4))
     pipe(**JOB)
     assert pipe.unet._chunking.size == 1
     pipe(**JOB)
     assert pipe.unet._chunking.size is None
     pipe.unet.enable_forward_chunking(2)
+    for _ in range(3):
+        pipe(**JOB)
+        assert pipe.unet._chunking.size == 2, "what the caller has set is left"
+
+
+def test_pieces_that_the_caller_has_set_outlast_the_network(capacity: Callable[[int], None]) -> None:
+    pipe = load()
+    pipe.unet.enable_forward_chunking(2, dim=1)
+    capacity(10**6)
+    with pytest.warns(MemoryWarning):
+        assert pipe(**JOB).memory == "low"
+    assert isinstance(pipe.unet, OnDemand)
+    assert chunking(pipe.unet._now()) == (2, 1)
+    capacity(10**12)
     pipe(**JOB)
-    assert pipe.unet._chunking.size == 2, "what the caller has set is left"
+    assert chunking(pipe.unet._now()) == (2, 1)
+
+
+class Mine:
+    """A network of the caller's, around one of the pipeline's."""
+
+    def __init__(self, network: Any) -> None:
+        self.network = network
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.network, name)
+
+    def __call__(self, *args: Any) -> Any:
+        return self.network(*args)
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_networks_of_the_callers_stay(name: str, capacity: Callable[[int], None]) -> None:
+    pipe = load()
+    setattr(pipe, name, Mine(getattr(pipe, name)))
+    networks = pipe.image_encoder, pipe.vae, pipe.unet
+    capacity(10**6)
+    with pytest.warns(MemoryWarning, match="may run out of memory"):
+        video = pipe(**JOB)
+    assert (video.memory, video.decode_chunk_size) == ("max", 1)
+    assert (pipe.image_encoder, pipe.vae, pipe.unet) == networks
+
+
+def test_networks_beside_one_of_the_callers_are_still_released() -> None:
+    pipe = load(once=True)
+    pipe.unet = mine = Mine(pipe.unet)
+    assert pipe(**JOB).memory == "low"
+    assert pipe.unet is mine
+    assert (pipe.image_encoder.loaded, pipe.vae.loaded) == (False, False)
 
 
 def test_an_explicit_chunk_wins_where_nothing_fits(capacity: Callable[[int], None]) -> None:
@@ -284,5 +398,18 @@ def test_a_containers_limit_counts(tmp_path: Path) -> None:
     (tmp_path / "memory.current").write_text("400000\n")
     assert host_memory(tmp_path).total == 1000000
     assert host_memory(tmp_path).available == 600000
+    (tmp_path / "memory.stat").write_text("anon 1\nfile 300000\ninactive_file 250000\nactive_file 50000\n")
+    assert host_memory(tmp_path).available == 850000, "files that were read can be let go"
+    (tmp_path / "memory.stat").write_text("anon 1\n")
+    assert host_memory(tmp_path).available == 600000
     (tmp_path / "memory.max").write_text("max\n")
     assert host_memory(tmp_path).total > 1000000
+
+
+def test_a_containers_limit_of_version_1_counts(tmp_path: Path) -> None:
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text("1000000\n")
+    (tmp_path / "memory" / "memory.usage_in_bytes").write_text("400000\n")
+    assert host_memory(tmp_path).available == 600000
+    (tmp_path / "memory" / "memory.stat").write_text("inactive_file 7\ntotal_inactive_file 250000\n")
+    assert (host_memory(tmp_path).total, host_memory(tmp_path).available) == (1000000, 850000)

@@ -21,13 +21,14 @@ from PIL import Image
 from reference import picture, relative_error
 
 import svdkit
+import svdkit.sampling
 from svdkit.errors import ImageError, InputError, NumericalError, OutputError
 from svdkit.generation import generate
 from svdkit.memory.planning import plan
 from svdkit.noise import Purpose, normal
 from svdkit.output import StableVideoDiffusionPipelineOutput
 from svdkit.pipeline import CALLBACK_TENSORS, StableVideoDiffusionPipeline
-from svdkit.plugins import registry
+from svdkit.plugins import make, registry
 from svdkit.preprocess import vae_pixels
 from svdkit.sigmas import karras
 from svdkit_numpy.backend import NumpyBackend
@@ -197,6 +198,21 @@ def test_injected_latents_follow_the_order_of_the_videos(pipe: StableVideoDiffus
         assert relative_error(frames[i], alone[0]) < ROUNDING
 
 
+@pytest.mark.parametrize("backend", ["numpy", "torch", "mindspore"])
+@pytest.mark.parametrize("framework", ["torch", "mindspore"])
+def test_latents_of_any_framework(checkpoint: Callable[[str], Path], backend: str, framework: str) -> None:
+    pytest.importorskip(backend)
+    pytest.importorskip(framework)
+    pipe = StableVideoDiffusionPipeline.from_pretrained(checkpoint("plain"), backend=backend, dtype="float32")
+    pipe.set_progress_bar_config(disable=True)
+    theirs = make("backend", framework, None, None, "bfloat16" if framework == "torch" else "float32")
+    latents = theirs.array(noise())
+    options = {"sigmas": [9.0], "return_dict": True}
+    found = run(pipe, latents=latents, **options).frames
+    expected = run(pipe, latents=theirs.numpy(latents), **options).frames
+    assert np.array_equal(pipe.backend.numpy(found), pipe.backend.numpy(expected))
+
+
 def test_the_noise_of_a_stochastic_scheduler_is_each_videos_own(pipe: StableVideoDiffusionPipeline) -> None:
     pipe.scheduler = Ancestral()
     batch = run(pipe, num_videos_per_prompt=2, generator=[4, 11], latents=np.repeat(noise(), 2, 0))
@@ -320,6 +336,16 @@ def test_the_schedule_is_the_checkpoints_or_one_by_name(pipe: StableVideoDiffusi
     pipe.sigma_schedule = lambda steps: [10.0 / (i + 1) for i in range(steps)]
     assert used(num_inference_steps=3) == (10.0, 5.0, 10 / 3, 0.0)
     assert used(num_inference_steps=4, sigmas="karras") == tuple(karras(4))
+
+
+def test_a_scheduler_is_assigned_by_name_too(pipe: StableVideoDiffusionPipeline) -> None:
+    pipe.scheduler = "dpm_2_ancestral:eta=0.5"
+    assert repr(pipe.scheduler) == repr(svdkit.sampling.get_scheduler("dpm_2_ancestral:eta=0.5"))
+    assert run(pipe, return_dict=True).scheduler == repr(pipe.scheduler)
+    before = pipe.scheduler
+    with pytest.raises(InputError, match=r"no scheduler 'eulre'.*'euler'"):
+        pipe.scheduler = "eulre"
+    assert pipe.scheduler is before
 
 
 def test_schedulers_by_name_and_as_objects(
@@ -749,6 +775,15 @@ def test_replaced_conditioning_holds_from_the_next_step_on(
 def test_what_a_callback_must_not_return(pipe: StableVideoDiffusionPipeline, returned: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         run(pipe, callback_on_step_end=lambda *_: returned)
+
+
+@pytest.mark.parametrize("name", CALLBACK_TENSORS)
+def test_what_a_callback_returns_has_the_shape_of_what_it_was_handed(
+    pipe: StableVideoDiffusionPipeline, name: str
+) -> None:
+    options: dict[str, Any] = {"callback_on_step_end_tensor_inputs": CALLBACK_TENSORS}
+    with pytest.raises(InputError, match=f"returned {name}, but no array of shape "):
+        run(pipe, callback_on_step_end=lambda *args: {name: args[3][name][..., :1].repeat(9, -1)}, **options)
 
 
 def test_an_unknown_tensor_is_refused_before_anything_is_computed(pipe: StableVideoDiffusionPipeline) -> None:

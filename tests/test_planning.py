@@ -67,7 +67,18 @@ def test_what_a_plan_says() -> None:
     assert single.activations["denoise"] < found.activations["denoise"]
 
 
-@pytest.mark.parametrize(("options", "match"), [({"memory": "much"}, "memory is"), ({"height": 65}, "65")])
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"memory": "much"}, "memory is"),
+        ({"height": 65}, "65"),
+        *(
+            ({name: value}, f"{name} is {value}, expected a whole number of at least 1")
+            for name in ("num_frames", "num_videos", "decode_chunk_size")
+            for value in (0, -4, 2.5, True)
+        ),
+    ],
+)
 def test_what_cannot_be_planned(options: dict[str, Any], match: str) -> None:
     with pytest.raises(InputError, match=match):
         plan("tiny-random", **SMALL | options)

@@ -393,6 +393,20 @@ def test_an_unknown_name_near_to_none_gives_all() -> None:
     assert "numpy" in str(raised.value)
 
 
+def test_an_unknown_name_may_be_a_broken_plugins(install: Install) -> None:
+    install("broken-one", "raise RuntimeError('broken')")
+    with pytest.warns(PluginWarning):
+        plugins = Registry()
+    with pytest.raises(UnknownPluginError, match=r"no scheduler 'rk9'.* Left out, since broken: of-broken-one"):
+        plugins.load("scheduler", "rk9")
+
+
+@pytest.mark.parametrize("text", ["karras:rho=0.001", "karras:rho={{}}", "karras:rho=" + "-" * 100_000 + "1"])
+def test_options_that_only_python_could_read(text: str) -> None:
+    with pytest.raises(InputError, match="does not take rho="):
+        svdkit.sigma_schedule(text, 5)
+
+
 def test_options_that_a_target_does_not_take(install: Install) -> None:
     with pytest.raises(InputError, match=r"scheduler 'euler' does not take speed=3"):
         make("scheduler", "euler", {"speed": 3})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from svdkit.sigmas import check_steps, karras, validate_sigmas
 several = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 Vector = npt.NDArray[np.float64]
 LEVELS = [700.0, 80.0, 9.0, 1.5, 0.3, 0.02]
+ALL = [info.name for info in list_schedulers() if info.available]
 
 
 def toy(x: Any, sigma: float) -> Any:
@@ -240,6 +242,38 @@ def test_what_the_callback_returns_replaces_x() -> None:
     np.testing.assert_array_equal(last.x, len(LEVELS) - 1)
 
 
+@pytest.mark.parametrize("scheduler", [*ALL, "sa_solver:tau=0"])
+def test_what_replaces_x_is_gone_on_with(scheduler: str) -> None:
+    """By solvers too that correct their last step, and so go on from what they remember."""
+
+    def end(callback: Callable[[int, float, Vector], Vector | None] | None) -> Vector:
+        levels = {"sigmas": LEVELS[:4], "to_zero": False}
+        end: Vector = sample(lambda x, sigma: x / 2, start(), scheduler=scheduler, callback=callback, **levels).x
+        return end
+
+    last = len(get_scheduler(scheduler).levels(LEVELS[:4]) if scheduler == "dpm_adaptive" else LEVELS[:4]) - 2
+    for step in range(last):
+        assert np.abs(end(lambda i, sigma, x, s=step: x + 20 * (i == s)) - end(None)).min() > 0.1
+    np.testing.assert_array_equal(end(lambda i, sigma, x: x.copy()), end(None))
+
+
+@frozen
+class Halving:
+    """Euler's method over levels of its own: one more between every two."""
+
+    def levels(self, sigmas: Sequence[float]) -> list[float]:
+        return [sigmas[0], *(level for a, b in pairwise(sigmas) for level in ((a + b) / 2, b))]
+
+    def step(self, denoise: Any, x: Any, i: int, sigmas: Sequence[float], history: Any, noise: Any) -> tuple[Any, None]:
+        return x + (x - denoise(x, sigmas[i])) * ((sigmas[i + 1] - sigmas[i]) / sigmas[i]), None
+
+
+def test_levels_are_chosen_once() -> None:
+    result = sample(toy, start(), sigmas=[9.0, 1.0], scheduler=Halving())
+    assert result.sigmas == (9.0, 5.0, 1.0, 0.5, 0.0)
+    assert result.nfe == 4
+
+
 def test_a_bad_list_of_levels_calls_nothing() -> None:
     def denoise(x: Vector, sigma: float) -> Vector:
         raise AssertionError("called")
@@ -250,8 +284,6 @@ def test_a_bad_list_of_levels_calls_nothing() -> None:
 
 
 # Which schedulers, and what they may do
-
-ALL = [info.name for info in list_schedulers() if info.available]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -293,7 +325,7 @@ def test_a_scheduler_is_a_name_or_an_object() -> None:
     assert get_scheduler(scheduler) is scheduler
 
 
-@pytest.mark.parametrize("scheduler", [None, 3, object(), type(get_scheduler("euler")), EulerDiscreteScheduler])
+@pytest.mark.parametrize("scheduler", [None, 3, object(), Halving, EulerDiscreteScheduler, EulerDiscreteScheduler()])
 def test_what_is_no_scheduler(scheduler: Any) -> None:
     with pytest.raises(InputError, match="scheduler"):
         sample(toy, start(), sigmas=LEVELS, scheduler=scheduler)

@@ -294,6 +294,7 @@ def test_files_are_read(tmp_path, name, text):
         ("a.json", b"[700, null]", r"sigmas\[1\] is None"),
         ("a.json", b"[700, NaN]", r"sigmas\[1\] is nan"),
         ("a.json", b"[[700, 1]]", r"sigmas\[0\] is \[700, 1\]"),
+        ("a.json", b"[" * 100_000, "is not JSON"),
         ("a.json", b"[]", "sigmas is empty"),
         ("a.json", b"[1, 2]", r"sigmas\[1\] is 2"),
         ("a.txt", b"700, much", r"a.txt\[1\] is 'much'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 import re
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 import svdkit
 from svdkit import plugins
-from svdkit.errors import InputError, SigmasError
+from svdkit.errors import InputError, NumericalError, SigmasError
 from svdkit.noise import Purpose, normal
 from svdkit.sampling import get_scheduler, sample
 from svdkit.sigmas import karras
@@ -299,6 +300,18 @@ def test_the_error_of_dpm_adaptive_falls_with_its_tolerance(order, problem):
     assert errors[-1] < 10 * rtol  # steps are held to it one by one, and their errors add up; 2.5 to 8.6 measured
 
 
+def test_dpm_adaptive_ends_when_no_step_will_do():
+    def broken(x, sigma):
+        return x * np.nan
+
+    assert np.isnan(sample(broken, np.ones(3), sigmas=[9.0, 1.0], scheduler="dpm_adaptive").x).all()
+    signs = itertools.cycle([1e30, -1e30])
+    with pytest.raises(NumericalError, match="No step from sigma 9 is short enough for rtol=0 and atol=1e-06"):
+        sample(
+            lambda x, s: 0 * x + next(signs), np.ones(3), sigmas=[9.0, 1.0], scheduler="dpm_adaptive:rtol=0,atol=1e-6"
+        )
+
+
 @pytest.mark.parametrize("order", [2, 3])
 def test_dpm_adaptive_counts_its_evaluations_and_stays_in_the_range(order):
     called = []
@@ -429,6 +442,10 @@ def test_options_are_parsed_and_typed():
         ("edm_stochastic:s_churn=-0.1", "s_churn=40.0"),
         ("dpm_adaptive:order=4", "order=3, rtol=0.05"),
         ("dpm_adaptive:h_init=0", "h_init=0.05"),
+        ("dpm_adaptive:atol=0", "atol=0.0078"),
+        ("dpm_adaptive:accept_safety=3", "accept_safety=0.81"),
+        ("dpm_adaptive:error_floor=0", "error_floor=0.01"),
+        ("euler_ancestral:eta=nan", "eta=1.0"),
         ("lms:4", "name:option=value"),
         ("lms:=4", "name:option=value"),
     ],

@@ -6,8 +6,10 @@ import importlib
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,19 +22,22 @@ from reference import picture, relative_error
 
 import svdkit
 from svdkit import ComponentSpec, PluginSpec, StableVideoDiffusionPipeline, hookimpl
+from svdkit.backend import Device
 from svdkit.checkpoint import load_component
 from svdkit.cli import cli
-from svdkit.errors import DuplicatePluginError, InputError, SigmasError, UnknownPluginError
+from svdkit.errors import CheckpointError, DuplicatePluginError, InputError, SigmasError, UnknownPluginError
 from svdkit.hub import resolve_model
 from svdkit.plugins import registry
+from svdkit.sampling import get_scheduler
 from svdkit.schedules import sigma_schedule
-from svdkit.study.cells import expand
+from svdkit.study.cells import expand, fingerprint
 from svdkit.study.grid import Study, guidance_ends, read_toml
 from svdkit.study.measures import flicker, measure, motion
+from svdkit.study.metadata import describe
 from svdkit.study.schedulers import evaluations, make_scheduler, within
 from svdkit.study.store import Store
 from svdkit.study.table import COLUMNS, COSTS, IDENTITY, MEASURES, read_table
-from svdkit.study.worker import Worker
+from svdkit.study.worker import Task, Worker
 
 ROOT = Path(__file__).parents[1]
 SMALL: dict[str, Any] = {
@@ -54,6 +59,28 @@ class Failing:
         if i == 1:
             raise ZeroDivisionError("the second step is one too many")
         return denoise(x, sigmas[i]), None
+
+
+@frozen
+class Between:
+    """Euler's method, with a step more between every two levels."""
+
+    def levels(self, sigmas: Sequence[float]) -> list[float]:
+        return [*(level for a, b in pairwise(sigmas) for level in (a, (a + b) / 2)), sigmas[-1]]
+
+    def step(self, denoise: Any, x: Any, i: int, sigmas: Any, history: Any, noise: Any) -> tuple[Any, Any]:
+        return get_scheduler("euler").step(denoise, x, i, sigmas, history, noise)
+
+
+@frozen
+class SchedulerPlugin:
+    """Registers a scheduler of this module."""
+
+    name: str
+
+    @hookimpl
+    def svdkit_schedulers(self) -> list[PluginSpec]:
+        return [PluginSpec(name=self.name, target=f"{__name__}:{self.name.capitalize()}", summary=self.name)]
 
 
 class Dim:
@@ -170,7 +197,7 @@ def test_images_in_a_file_are_beside_it(tmp_path: Path, monkeypatch: pytest.Monk
         ({"budgets": [4, 0]}, "A budget is 0"),
         ({"seeds": -1}, "A seed is -1"),
         ({"guidance": "much"}, "'much', expected FIRST-LAST"),
-        ({"width": 30}, "multiple of 8"),
+        ({"budgets": [[5]]}, r"A budget is \[5\]"),
         ({"budgts": 4}, "no 'budgts'"),
         ({"components": "vae"}, "'vae', expected PART=NAME"),
         ({"components": {"decoder": "mine"}}, "'decoder=mine', expected PART=NAME with a part of unet"),
@@ -180,6 +207,18 @@ def test_images_in_a_file_are_beside_it(tmp_path: Path, monkeypatch: pytest.Monk
 def test_what_cannot_be_asked(values: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Study.of({"images": ["a.png"], "schedulers": ["euler"], **values})
+
+
+def test_the_size_is_the_models_own_unless_given(images: list[str]) -> None:
+    asked: dict[str, Any] = {"images": images[:1], "schedulers": "euler", "budgets": 2, "model": "tiny"}
+    asked |= {"backend": "numpy", "reference_budget": 2}
+    grid = expand(Study(**asked))
+    assert grid.size == (96, 96)
+    assert grid.cells[0].key == expand(Study(**asked, height=96, width=96)).cells[0].key
+    assert expand(Study(**asked, height=64)).size == (64, 96)
+    assert expand(Study(**asked, width=32)).size == (96, 32)
+    with pytest.raises(InputError, match="`width` is 30"):
+        expand(Study(**asked, width=30))
 
 
 def test_a_file_that_is_no_study(tmp_path: Path) -> None:
@@ -230,7 +269,7 @@ def test_a_budget_below_one_step_is_an_error() -> None:
 
 
 def columns(study: Study) -> list[tuple[str, str, int, int]]:
-    return [(cell.label, cell.schedule, cell.budget, len(cell.sigmas) - 1) for cell in expand(study).cells]
+    return [(cell.label, cell.schedule, cell.budget, len(cell.stepped) - 1) for cell in expand(study).cells]
 
 
 def test_explicit_levels_have_the_budget_that_they_take(small: Callable[..., Study], tmp_path: Path) -> None:
@@ -251,6 +290,18 @@ def test_levels_of_a_solvers_own_are_called_so(small: Callable[..., Study]) -> N
         ("dpm_adaptive", "own", 4, 2),
         *[("lcm", schedule, budget, budget) for schedule in ("ays", "karras") for budget in (2, 4)],
     ]
+
+
+def test_levels_are_chosen_once(small: Callable[..., Study], register: Callable[..., None], tmp_path: Path) -> None:
+    register(SchedulerPlugin("between"), "between (nobody)")
+    (row,) = svdkit.study(
+        tmp_path, study_file(small(schedulers="between", budgets=4), tmp_path), progress=False
+    ).itertuples()
+    assert (row.steps, row.evaluations) == (4, 4)
+    assert list(row.sigmas) == Between().levels(sigma_schedule("karras", 2))
+    explicit = small(schedules=[list(row.sigmas)])
+    (same,) = svdkit.study(tmp_path, study_file(explicit, tmp_path), progress=False).itertuples()
+    assert np.array_equal(*(Store(tmp_path).latents(key) for key in (row.key, same.key)))
 
 
 def test_the_models_own_levels_are_those_of_a_generation(small: Callable[..., Study]) -> None:
@@ -328,6 +379,17 @@ def test_keys_follow_the_weights(small: Callable[..., Study], tmp_path: Path) ->
     assert key(small(model=str(copy))) != key(small())
 
 
+@pytest.mark.parametrize("part", ["vae", "image_encoder"])
+def test_a_checkpoint_that_lacks_a_part(small: Callable[..., Study], tmp_path: Path, part: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(resolve_model("tiny-random"), copy)
+    shutil.rmtree(copy / part)
+    with pytest.raises(CheckpointError, match=part):
+        expand(small(model=str(copy)))
+    with pytest.raises(CheckpointError, match=part):
+        fingerprint(copy)
+
+
 def test_keys_follow_the_networks_that_stand_in(small: Callable[..., Study], register: Callable[..., None]) -> None:
     own = key(small())
     assert key(small(components="vae=default")) == own
@@ -398,7 +460,20 @@ def test_what_is_needed_to_run_it_again(done: tuple[Path, pd.DataFrame], asked: 
     assert Study.of(read_toml(folder / "study.toml")) == Study.of(asked)
     assert told["versions"]["numpy"] == np.__version__
     assert told["machine"]["cores"] >= 1
-    assert Store(folder).image("left").shape == (32, 32, 3)
+    assert Image.open(folder / "images" / "left.png").size == (32, 32)
+
+
+@pytest.mark.parametrize(
+    ("device", "told"), [("cpu", "cpu"), ("cuda", "the first"), ("cuda:1", "the second"), ("cuda:2", "cuda:2")]
+)
+def test_the_device_is_the_one_that_is_used(
+    small: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, told: str
+) -> None:
+    found = [Device("cpu"), Device("cuda:0", "the first"), Device("cuda:10", "another"), Device("cuda:1", "the second")]
+    backend = SimpleNamespace(device=device, found_devices=lambda: found)
+    grid = expand(small())
+    monkeypatch.setattr("svdkit.study.metadata.make", lambda *_: backend)
+    assert describe(grid, Store(tmp_path), "")["machine"]["device"] == told
 
 
 def test_only_what_is_new_is_computed(
@@ -426,6 +501,19 @@ def test_the_image_is_encoded_once(
     assert len(embedded) == 1
 
 
+def test_the_schedulers_configuration_is_read_once(
+    small: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    original = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda path, **options: read.append(path.name) or original(path, **options))
+    worker = Worker(expand(small(schedulers=["euler", "heun"], budgets=[2, 3])))
+    assert read.count("scheduler_config.json") == 1
+    assert worker.pipe.scheduler  # loading the model reads it, too
+    assert not isinstance(worker.attempt(Task(worker.grid.references[0])), str)
+    assert read.count("scheduler_config.json") == 2
+
+
 def study_file(study: Study, folder: Path) -> Path:
     path = folder / "asked.toml"
     path.write_text(study.as_toml(), encoding="utf-8")
@@ -435,12 +523,7 @@ def study_file(study: Study, folder: Path) -> Path:
 def test_a_failing_scheduler_is_recorded_and_stops_nothing(
     small: Callable[..., Study], register: Callable[..., None], computed: list[str], tmp_path: Path
 ) -> None:
-    class Plugin:
-        @hookimpl
-        def svdkit_schedulers(self) -> list[PluginSpec]:
-            return [PluginSpec(name="failing", target=f"{__name__}:Failing", summary="fails")]
-
-    register(Plugin(), "failing (nobody)")
+    register(SchedulerPlugin("failing"), "failing (nobody)")
     file = study_file(small(schedulers=["failing", "euler"], budgets=[1, 2]), tmp_path)
     table = svdkit.study(tmp_path, file, progress=False)
     rows = table.set_index(["scheduler", "budget"])
@@ -459,13 +542,16 @@ def test_a_failing_scheduler_is_recorded_and_stops_nothing(
     assert computed[before:] == [rows.loc[("failing", 2), "key"]]
 
 
-def test_without_a_reference_its_cells_fail(small: Callable[..., Study], register: Any, tmp_path: Path) -> None:
-    class Plugin:
-        @hookimpl
-        def svdkit_schedulers(self) -> list[PluginSpec]:
-            return [PluginSpec(name="failing", target=f"{__name__}:Failing", summary="fails")]
+def test_a_failure_may_be_forgotten_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, original = Store(tmp_path), Path.read_bytes
+    store.save_failure("key", "why")
+    assert store.failure("key") == "why"
+    monkeypatch.setattr(Path, "read_bytes", lambda path: store.forget_failure("key") or original(path))
+    assert store.failure("key") is None
 
-    register(Plugin(), "failing (nobody)")
+
+def test_without_a_reference_its_cells_fail(small: Callable[..., Study], register: Any, tmp_path: Path) -> None:
+    register(SchedulerPlugin("failing"), "failing (nobody)")
     table = svdkit.study(tmp_path, study_file(small(reference="failing"), tmp_path), progress=False)
     assert list(table["error"]) == ["Its reference failed: ZeroDivisionError: the second step is one too many"]
 
@@ -607,3 +693,14 @@ def test_the_command(images: list[str], tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, [*arguments, "--guidance", "lots"])
     assert result.exit_code == 2
     assert "expected FIRST-LAST" in result.stderr
+
+
+def test_the_command_when_every_cell_fails(small: Callable[..., Study], register: Any, tmp_path: Path) -> None:
+    register(SchedulerPlugin("failing"), "failing (nobody)")
+    arguments = ["study", str(study_file(small(schedulers="failing"), tmp_path)), "-o", str(tmp_path / "out")]
+    for options in ([], ["--no-report"], ["--no-report", "--quiet"], ["--json"]):
+        result = CliRunner().invoke(cli, [*arguments, *options])
+        assert result.exit_code == 1, result.output
+        assert "1 of 1 cells failed, the first with ZeroDivisionError: the second step is one too many" in result.stderr
+        assert not (tmp_path / "out" / "report.html").exists()
+    assert json.loads(result.stdout)["failed"] == 1

@@ -79,6 +79,16 @@ def test_tests_are_those_of_the_textbook() -> None:
     assert found.critical_difference == pytest.approx(2.569 * np.sqrt(4 * 5 / (6 * 12)), rel=1e-3)
 
 
+def test_equal_frames_do_not_keep_methods_from_being_separated() -> None:
+    data = table({"a": 1.0, "b": 100.0}, seeds=2, noise=0.0)
+    data.loc[(data["image"] == "0") & (data["seed"] == 0), "psnr"] = np.inf
+    found = compare(data, 10, "psnr")
+    (pair,) = found.pairs.itertuples()
+    assert pair.difference == pytest.approx(20 * 7 / 8)
+    assert pair.p == pytest.approx(2 * 0.5**7)
+    assert (pair.separated, found.best, found.tied) == (True, ("a", "karras"), [])
+
+
 def test_holms_correction() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.5, 0.9]) == [1, 1]
@@ -99,6 +109,7 @@ def test_what_exceeds_its_budget_is_not_compared() -> None:
     assert found.conclusion.startswith("Nothing can be compared")
     assert budgets(data) == []
     assert budgets(table({"a": 1.0, "b": 2.0})) == [10]
+    assert budgets(table({"a": 1.0, "b": 2.0}).assign(status="failed")) == []
 
 
 def test_intervals_hold_the_mean_and_shrink_with_blocks() -> None:

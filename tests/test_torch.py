@@ -47,10 +47,8 @@ def test_the_default_device_is_the_first_accelerator(
     assert devices.find_device(None) == expected
 
 
-@pytest.mark.parametrize("device", ["tpu", "cuda:x", "cuda:", "", "CPU"])
+@pytest.mark.parametrize("device", ["tpu", "cuda:x", "cuda:", "cuda:²", "cpu:", "", "CPU"])
 def test_unknown_devices(device: str) -> None:
-    if device == "cuda:":
-        pytest.skip("an empty index is the first device's")
     with pytest.raises(InputError, match="has no device"):
         TorchBackend(device)
 
@@ -289,6 +287,56 @@ def test_loops_do_what_torch_need_not_see(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 # Attention where torch has no kernel that needs no scores
+
+
+@pytest.mark.parametrize("frames", [None, 2])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gradients_reach_keys_and_values_of_queries_that_need_none(dtype: str, frames: int | None) -> None:
+    k = TorchBackend("cpu", dtype)
+    q, keys, values = (k.array(normal(4, 9, 32, seed=seed)) for seed in range(3))
+    keys.requires_grad_()
+    values.requires_grad_()
+    y = k.attention(q, keys, values, 2) if frames is None else k.temporal_attention(q, keys, values, 2, frames)
+    y.float().square().sum().backward()
+    assert keys.grad.abs().max() > 1e-4
+    assert values.grad.abs().max() > 1e-4
+
+
+def test_derivatives_forwards_are_not_zero_in_silence() -> None:
+    k = TorchBackend("cpu", "float32")
+    layer = k.group_norm(np.ones(32, np.float32), np.zeros(32, np.float32), 32, 1e-5, True)
+    x, along = (k.to_map(k.array(normal(2, 32, 4, 4, seed=seed))) for seed in range(2))
+    with torch.autograd.forward_ad.dual_level():
+        y = layer(torch.autograd.forward_ad.make_dual(x, along))
+        slope = torch.autograd.forward_ad.unpack_dual(y).tangent
+    measured = (layer(x + 1e-2 * along) - layer(x - 1e-2 * along)) / 2e-2
+    assert relative_error(slope.numpy(), measured.numpy()) < 1e-2
+    linear = k.linear(normal(32, 32), None)
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(NotImplementedError, match="has no derivative forwards"):
+        linear(torch.autograd.forward_ad.make_dual(x, along))
+
+
+def test_a_tensor_that_was_changed_in_place_is_taken_as_it_is() -> None:
+    k = TorchBackend("cpu", "float32")
+    layer = k.linear(np.eye(8, dtype=np.float32), None)
+    y = layer(k.array(normal(8, 8)))
+    y.transpose_(0, 1)
+    assert torch.equal(layer(y), y)
+    y = layer(k.array(normal(4, 8)))
+    y.unsqueeze_(0)
+    assert torch.equal(layer(y), y)
+
+
+def test_another_dtype_is_refused() -> None:
+    layer = TorchBackend("cpu", "float32").linear(np.eye(8, dtype=np.float32), None)
+    with pytest.raises(TypeError, match=r"torch\.float64 came to a backend that computes in float32"):
+        layer(torch.ones(4, 8, dtype=torch.float64))
+
+
+def test_frames_that_are_no_whole_videos_are_refused() -> None:
+    layer = TorchBackend("cpu", "float32").temporal_conv(normal(320, 320, 3, 1, 1), normal(320))
+    with pytest.raises(ValueError, match="do not fit"):
+        layer(torch.zeros(5, 2, 2, 320), 2)
 
 
 @pytest.mark.parametrize("elements", [1, 100, 10_000])

@@ -1,4 +1,4 @@
-"""Winograd's convolution on torch's CPU: its numbers, in bands too, its gradients, and when it is used."""
+"""Winograd's convolution on torch's CPU: its numbers, its gradients, and when it is used."""
 
 from __future__ import annotations
 

@@ -365,7 +365,7 @@ def test_old_file_is_replaced(tmp_path: Path, suffix: str) -> None:
 
 def test_empty_folder_is_filled(tmp_path: Path) -> None:
     (tmp_path / "clip").mkdir()
-    write_video(check_output(tmp_path / "clip", overwrite=False), gradient(2))
+    write_video(check_output(tmp_path / "clip"), gradient(2))
     assert len(read(tmp_path / "clip")) == 2
 
 
@@ -424,16 +424,6 @@ def test_unwritable_folder_on_any_system(path: Path, monkeypatch: pytest.MonkeyP
 def test_check_leaves_nothing(path: Path) -> None:
     assert check_output(str(path)) == path
     assert left(path.parent) == set()
-
-
-def test_overwrite_can_be_forbidden(tmp_path: Path) -> None:
-    path = tmp_path / "clip.mp4"
-    assert check_output(path, overwrite=False) == path
-    path.write_bytes(b"old")
-    assert check_output(path) == path
-    with pytest.raises(OutputError, match="exists already"):
-        check_output(path, overwrite=False)
-    assert path.read_bytes() == b"old"
 
 
 @pytest.mark.parametrize(

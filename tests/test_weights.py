@@ -54,7 +54,6 @@ def assert_same(weights: Weights, expected: dict[str, np.ndarray]) -> None:
         assert weights.shape(key) == got.shape == array.shape
         assert weights.dtype(key) == got.dtype.name == array.dtype.name
         assert got.tobytes() == array.tobytes()
-    assert weights.nbytes == sum(array.nbytes for array in expected.values())
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: np.dtype(dtype).name)
@@ -156,7 +155,6 @@ def test_reading_one_tensor_does_not_load_the_file(tmp_path):
     before = resident()
     with Weights.open(tmp_path, "model") as weights:
         assert weights.read("small").tolist() == [0, 1, 2, 3]
-        assert weights.nbytes == size + 16
         assert resident() - before < 50 * 2**20
 
 

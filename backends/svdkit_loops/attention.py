@@ -21,27 +21,30 @@ from . import scalar
 from .compiled import compiled, summed_in_lanes
 from .numbers import kept, number, pair
 from .stored import Stored, pack_columns
-from .threads import PIECES, allowed_processors, share
+from .threads import MULTIPLIED, PIECES, allowed_processors, share
 from .tile import HEIGHT, LANES, WIDTH, block_of, blocks_of, multiply_tile, pack_rows, place, subtract_largest
 
 
 def attend(q: Stored, k: Stored, v: Stored, heads: int, out: Stored) -> None:
     """Of `(N, L, C)` on `(N, M, C)`, scaled by `(C / heads) ** -0.5`; of bfloat16, if `takes_pairs(C / heads)`."""
     (count, queries, channels), keys = q.shape, k.shape[1]
-    fits = k.shape == v.shape == (count, keys, channels) and out.shape == q.shape
+    fits = k.shape == v.shape == (count, keys, channels) and out.shape == q.shape and keys > 0
+    halves = q.dtype == np.int16
+    fits = fits and q.dtype == k.dtype == v.dtype and not (halves and channels // heads % 2)
     if not fits or channels % heads:
         raise ValueError(
             f"Queries {q.shape}, keys {k.shape} and values {v.shape} do not fit each other, {heads} heads or a "
             f"result {out.shape}."
         )
+    if not out.size:
+        return
     units = count * heads
     parts = max(1, min(-(-queries // WIDTH), PIECES * len(allowed_processors()) // units))
-    halves = q.dtype == np.int16
     loop, (x, y) = _in_space(halves), (a.view(np.int32) if halves else a for a in (q, k))
     share(
         lambda i, j: loop(x, y, v, heads, parts, out, i, j),
         units * parts,
-        queries * keys * channels // heads // parts,
+        queries * keys * channels // heads // parts // MULTIPLIED,
     )
 
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
+
+from svdkit import winograd
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -14,7 +19,7 @@ def compiled(function: F) -> F:
     """A function of arrays and numbers, compiled when it is first called and kept on disk; it lets go of Python's lock.
 
     Products and sums may be one instruction; else every operation is the one written, NaN and infinity included. What
-    is kept is compiled anew when the function's own file changes: a loop and what it calls belong in one file.
+    is kept is compiled anew when any file of this package changes.
     """
     return _compiled(function, {"contract", "nsz", "arcp"})
 
@@ -27,6 +32,16 @@ def summed_in_lanes(function: F) -> F:
 def _compiled(function: F, liberties: set[str]) -> F:
     options = {"nogil": True, "error_model": "numpy", "fastmath": liberties}
     try:
-        return cast(F, numba.njit(cache=True, **options)(function))
+        loop = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # there is no folder to keep it in that may be written to
         return cast(F, numba.njit(**options)(function))
+    # Numba asks whether the function's own file is as it was. Loops have the sizes of tiles, and helpers, of others.
+    loop._cache._cache_file._source_stamp = _sources()
+    return cast(F, loop)
+
+
+@cache
+def _sources() -> str:
+    """A hash of everything that loops are compiled from."""
+    files = [*sorted(Path(__file__).parent.glob("*.py")), Path(winograd.__file__)]
+    return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

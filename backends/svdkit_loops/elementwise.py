@@ -11,11 +11,10 @@ import numpy.typing as npt
 from . import scalar
 from .compiled import compiled, summed_in_lanes
 from .numbers import kept, number
+from .room import Floats
 from .scalar import Float
 from .stored import Stored
 from .threads import share
-
-Floats = npt.NDArray[np.float32]
 
 ROWS = 64
 """Rows that are summed in float32, before their sums are added up in float64."""
@@ -23,22 +22,26 @@ ROWS = 64
 
 def add_rows(x: Floats, rows: Floats, out: Floats) -> None:
     """`x` `(V, R, C)` plus a row of `(V, C)` each."""
+    _check(x.shape == out.shape and rows.shape == x.shape[::2], x, rows, out)
     share(lambda i, j: _add_rows(x, rows, out, i, j), x.shape[0] * x.shape[1], x.shape[2])
 
 
 def concat(a: Floats, b: Floats, out: Floats) -> None:
     """Rows of `(R, A)`, each before one of `(R, B)`, into `(R, A + B)`."""
+    _check(len(a) == len(b) and out.shape == (len(a), a.shape[1] + b.shape[1]), a, b, out)
     share(lambda i, j: _concat(a, b, out, i, j), *out.shape)
 
 
 def mix(a: Floats, b: Floats, weight: float, out: Floats) -> None:
     """`weight * a + (1 - weight) * b`, of any shape."""
+    _check(a.shape == b.shape == out.shape, a, b, out)
     a, b, out, share_of_a = a.ravel(), b.ravel(), out.reshape(-1), np.float32(weight)
     share(lambda i, j: _mix(a, b, share_of_a, out, i, j), out.size, 1)
 
 
 def gelu(x: Floats, out: Floats) -> None:
     """`x * Phi(x)`, of any shape."""
+    _check(x.shape == out.shape, x, out)
     x, out = x.ravel(), out.reshape(-1)
     share(lambda i, j: _gelu_of_each(x, out, i, j), out.size, 1)
 
@@ -46,6 +49,8 @@ def gelu(x: Floats, out: Floats) -> None:
 def group_norm(x: Stored, weight: Floats, bias: Floats, groups: int, eps: float, silu: bool, out: Stored) -> None:
     """Of `(V, R, C)`, each of V by the statistics of its R rows over groups of channels; then SiLU, if asked for."""
     videos, rows, channels = x.shape
+    fits = x.shape == out.shape and weight.shape == bias.shape == (channels,)
+    _check(fits and channels % groups == 0, x, weight, out)
     origin, sums = _origin(x), np.zeros((videos, 2, channels))
     for v, part in share(lambda i, j: _moments(x, origin, i, j), videos * rows, channels):
         sums[v : v + len(part)] += part
@@ -55,7 +60,14 @@ def group_norm(x: Stored, weight: Floats, bias: Floats, groups: int, eps: float,
 
 def layer_norm(x: Floats, weight: Floats, bias: Floats, eps: float, out: Floats) -> None:
     """Of the rows of `(R, C)`."""
+    _check(x.shape == out.shape and weight.shape == bias.shape == x.shape[1:], x, weight, out)
     share(lambda i, j: _layer_norm(x, weight, bias, np.float32(eps), out, i, j), *x.shape)
+
+
+def _check(fits: bool, *arrays: Stored) -> None:
+    """Loops ask for no shape again, and would read and write what lies beside an array."""
+    if not fits:
+        raise ValueError(f"Arrays of {', '.join(str(a.shape) for a in arrays)} do not fit each other.")
 
 
 @compiled
@@ -92,13 +104,13 @@ def _origin(x: Stored) -> Floats:
     """What sums of each video are relative to, so that a mean far from zero takes no digits of the spread.
 
     A row; and the median of three, since one that is far from all others, as a corner of a map may be, would take them
-    too.
+    too. Their places are such that they are corners of no three frames.
     """
     videos, rows, channels = x.shape
     result = np.empty((videos, channels), np.float32)
     for v in range(videos):
         for i in range(channels):
-            a, b, c = number(x[v, 0, i]), number(x[v, rows // 3, i]), number(x[v, 2 * rows // 3, i])
+            a, b, c = number(x[v, 0, i]), number(x[v, 5 * rows // 17, i]), number(x[v, 11 * rows // 17, i])
             result[v, i] = max(min(a, b), min(max(a, b), c))
     return result
 

@@ -10,12 +10,14 @@ import platform
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-FEATURES = binding.get_host_cpu_features()
-"""Of this processor, as LLVM names them."""
+_, _, _features = cpu_target.target_context.codegen().magic_tuple()
+FEATURES = {name[1:]: name[0] == "+" for name in _features.split(",") if name}
+"""Of the processor that Numba compiles for, as LLVM names them: this one, unless its settings say otherwise."""
 HAS_HALVES = bool(FEATURES.get("f16c")) or platform.machine() in ("aarch64", "arm64")
 """Whether float16 can be converted in hardware."""
 HAS_PAIRS = bool(FEATURES.get("avx512f") and FEATURES.get("avx512bf16"))

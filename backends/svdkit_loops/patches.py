@@ -8,16 +8,11 @@ from __future__ import annotations
 
 from math import prod
 
-import numpy as np
-import numpy.typing as npt
-
 from .compiled import compiled
 from .product import multiply, multiply_size
-from .room import empty
+from .room import Floats, empty
 from .stored import Stored
 from .threads import share
-
-Floats = npt.NDArray[np.float32]
 
 PATCHES = 2**22
 """Numbers that are laid out at a time, 16 MB, so that they are still in a cache when they are multiplied."""

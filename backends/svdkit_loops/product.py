@@ -12,17 +12,14 @@ from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
-import numpy.typing as npt
 
 from . import scalar
 from .compiled import compiled
 from .numbers import HAS_PAIRS
-from .room import room_for
+from .room import Floats, room_for
 from .stored import Stored, pack_columns
-from .threads import allowed_processors, share
+from .threads import MULTIPLIED, allowed_processors, share
 from .tile import HEIGHT, LANES, WIDTH, begin_tile, block_of, blocks_of, multiply_tile, pack_rows, place, store_tile
-
-Floats = npt.NDArray[np.float32]
 
 CHUNK = 64 * HEIGHT
 """Rows that a thread takes at a time: so many that laying out columns for them costs little, few enough for caches."""
@@ -63,11 +60,15 @@ def _share_multiply(
             f"A product of {x.shape} with weights {shapes[0]}, biases {shapes[1]} and a sum with {shapes[2]} does not "
             f"go into {out.shape}."
         )
+    halves = x.dtype == np.int16
+    if not size or (halves and (not takes_pairs(size) or any(w.dtype != np.int16 for w in weights))):
+        raise ValueError(f"A product of {size} inputs of {x.dtype} with weights of {weights[0].dtype} cannot be done.")
+    if not out.size:
+        return
     count = panels(columns)
     padded = np.zeros((len(weights), count * WIDTH), np.float32)
     padded[:, :columns] = biases
     down, across = cells(rows, columns)
-    halves = x.dtype == np.int16
     if halves:
         x, weights, size = x.view(np.int32), [w.view(np.int32) for w in weights], size // 2
     # Sums are kept in float32 until they are whole.
@@ -82,7 +83,7 @@ def _share_multiply(
             edges = *part(rows, down, r), *part(count, across, p)
             loop(x, weights[0], weights[-1], padded, plus, adds, out, depth, chunk, panel, *edges)
 
-    share(work, down * across, x.size // down * columns)
+    share(work, down * across, x.size // down * columns // MULTIPLIED)
 
 
 def multiply_size(rows: int, size: int, columns: int, gated: bool) -> int:

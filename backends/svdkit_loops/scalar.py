@@ -1,7 +1,4 @@
-"""Functions of one number in float32, for loops to call.
-
-Loops that are kept on disk keep these as they were: after a change here, touch the files that import them.
-"""
+"""Functions of one number in float32, for loops to call."""
 
 from __future__ import annotations
 

@@ -113,7 +113,8 @@ def pack_rows(
 ) -> tuple[Any, Callable[..., Any]] | None:
     """Rows of numbers, or of pairs, as `multiply_tile` takes them: `(length, height)` from the to-th of `out` on.
 
-    Up to LANES numbers after them are overwritten. A loop over numbers takes three times as long as one over vectors.
+    Up to HEIGHT numbers after them are overwritten, or LANES, if these are more. A loop over numbers takes three times
+    as long as one over vectors.
     """
     if kind_of(x) not in ("float32", "pairs") or kind_of(out) != kind_of(x):
         return None

@@ -11,21 +11,17 @@ from itertools import product
 from math import prod
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from attrs import frozen
 
 from svdkit import winograd
 from svdkit.backend import Call
 
 from .product import cells, panels, part
-from .room import room_for
+from .room import Floats, room_for
 from .stored import Stored
 from .threads import allowed_processors, share
 from .tile import WIDTH
 from .winograd_loops import Loops, cut_size, over_frames, over_maps
-
-Floats = npt.NDArray[np.float32]
 
 TILES = 112
 """Tiles that a thread cuts at a time."""
@@ -147,6 +143,7 @@ def convolve(
     channels, columns = x.shape[-1], out.shape[-1]
     fits = x.shape == tiling.shape and out.shape[:-1] == tiling.result and bias.shape == (columns,)
     fits = fits and (plus is None or plus.shape == out.shape)
+    fits = fits and (isinstance(tiling, Maps) or len(x) % tiling.frames == 0)
     taps = 9 if isinstance(tiling, Maps) else 3
     if not fits or weight.shape[:2] != (columns, channels) or prod(weight.shape[2:]) != taps:
         raise ValueError(

@@ -10,17 +10,16 @@ from collections.abc import Callable
 from functools import cache
 
 import numpy as np
-import numpy.typing as npt
 
 from svdkit import winograd
 from svdkit.winograd import ALL, ODD
 
 from .compiled import compiled
+from .room import Floats
 from .stored import Stored, pack_columns
 from .tile import HEIGHT, LANES, WIDTH, block_of, blocks_of, multiply_tile, pack_rows, place
 from .transform import INPUTS, RESULTS, transform, transform_weights
 
-Floats = npt.NDArray[np.float32]
 Loops = tuple[Callable[..., None], ...]
 """What cuts tiles, what puts them back, and what multiplies them by weights that it transforms."""
 
@@ -86,8 +85,8 @@ def over_maps(m: int, rows: int = ALL, columns: int = ALL) -> Loops:
             for c in range(0, channels, CHANNELS):
                 some = min(CHANNELS, channels - c)
                 for t in range(count):
-                    image, place = divmod(start + begin + t, down * across)
-                    top, left = place // across * m - 1 + below, place % across * m - 1 + right
+                    image, position = divmod(start + begin + t, down * across)
+                    top, left = position // across * m - 1 + below, position % across * m - 1 + right
                     inside, step = (max(0, -top), min(n, height - top)), width * channels
                     for b in range(n):
                         at, to = ((image * height + top) * width + left + b) * channels + c, b * CHANNELS
@@ -112,8 +111,8 @@ def over_maps(m: int, rows: int = ALL, columns: int = ALL) -> Loops:
         channels = -(-there // WIDTH) * WIDTH
         half, room = np.empty((m, n, channels), np.float32), np.zeros((2, channels), np.float32)
         for t in range(tiles):
-            image, place = divmod(start + t, down * across)
-            top, left = place // across * m, place % across * m
+            image, position = divmod(start + t, down * across)
+            top, left = position // across * m, position % across * m
             for b in range(n):
                 at, step = b * tap_size + t * channels, n * tap_size
                 to, stride = b * channels, n * channels

@@ -181,8 +181,9 @@ class MindSporeAscend(MindSporeBackend):
         def split(x: Array) -> Array:
             return x.reshape(n, -1, heads, width).transpose(0, 2, 1, 3).reshape(n * heads, -1, width)
 
-        # Scaled before the product, which in float16 might overflow.
-        q, k, v = split(q * width**-0.5), split(k).transpose(0, 2, 1), split(v)
+        # Scores are float32 from the start: in 16 bits those of a few tens would be off by tenths.
+        q, k = (split(self.cast(x, "float32")) for x in (q, k))
+        q, k, v = q * width**-0.5, k.transpose(0, 2, 1), split(v)
         batch = max(1, SCORE_ELEMENTS // (length * k.shape[2]))
         block = max(1, SCORE_ELEMENTS // k.shape[2])
 

@@ -40,7 +40,7 @@ def _kernels() -> Any:
 
 
 class MindSporeCPU(MindSporeBackend):
-    """Kernels composed of the operators that are fast on a CPU."""
+    """Kernels that are compiled loops, or, in graphs, composed of the operators that are fast on a CPU."""
 
     devices = ("cpu",)
     dtypes = ("float32",)  # no kernels for bfloat16; in float16 convolution and norms are slower than in float32

@@ -46,5 +46,5 @@ def _workers() -> list[int]:
 def _name(task: Path) -> str:
     try:
         return (task / "comm").read_text()
-    except FileNotFoundError:  # it has ended
+    except OSError:  # it has ended
         return ""

@@ -315,12 +315,12 @@ class TorchBackend(Backend):
         return x * torch.sigmoid(1.702 * x)
 
     def attention(self, q: Array, k: Array, v: Array, heads: int) -> Array:
-        if self._takes_either(size=q.shape[2] // heads) and not is_recorded(q):
+        if self._takes_either(size=q.shape[2] // heads) and not is_recorded(q, k, v):
             y = empty(*q.shape, dtype=q.dtype)
             attend(memory_of(q), memory_of(k), memory_of(v), heads, memory_of(y))
             return y
         dtype = q.dtype
-        if q.requires_grad and self._device.type == "cpu":  # gradients in 16 bits take six times as long
+        if is_recorded(q, k, v) and self._device.type == "cpu":  # gradients in 16 bits take six times as long
             q, k, v = q.float(), k.float(), v.float()
         q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, k, v))
         rows = q.shape[2]
@@ -332,7 +332,7 @@ class TorchBackend(Backend):
     def temporal_attention(self, q: Array, k: Array, v: Array, heads: int, frames: int) -> Array:
         if frames == 1:  # softmax over a single key is 1
             return v
-        if self._takes_either() and not is_recorded(q):
+        if self._takes_either() and not is_recorded(q, k, v):
             y = empty(*q.shape, dtype=q.dtype)
             attend_in_time(memory_of(q), memory_of(k), memory_of(v), heads, frames, memory_of(y))
             return y

@@ -33,8 +33,8 @@ def find_device(device: str | None) -> torch.device:
     """
     if device is None:
         return torch.device(next((kind for kind in ("cuda", "mps", "npu") if _count(kind)), "cpu"))
-    kind, _, index = device.partition(":")
-    if kind not in KINDS or (index and not index.isdigit()):
+    kind, colon, index = device.partition(":")
+    if kind not in KINDS or (colon and not (index.isascii() and index.isdecimal())):
         raise InputError(
             f"Backend 'torch' has no device {device!r}; it has {', '.join(KINDS)}, and 'cuda:1' and so on."
         )

@@ -14,6 +14,8 @@ from svdkit_loops.stored import Stored, stored
 
 def empty(*shape: int, dtype: torch.dtype) -> Tensor:
     """A tensor of float32 or bfloat16 that is still to be written, and that carries its memory."""
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise TypeError(f"A tensor of {dtype} came to a backend that computes in float32 or bfloat16; cast it first.")
     if dtype is torch.bfloat16:
         memory: Stored = room.empty(*shape, dtype=np.int16)
         x = torch.from_numpy(memory).view(dtype)
@@ -34,7 +36,7 @@ def carrying(x: Tensor) -> Tensor:
 def memory_of(x: Tensor) -> Stored:
     """An array's memory as loops take it, or that of a copy if it is not contiguous."""
     memory = carried(x)
-    if memory is not None:
+    if memory is not None and memory.shape == x.shape and x.is_contiguous():  # no `transpose_` has come between
         return memory
     x = x.detach().contiguous()
     return x.view(torch.int16).numpy() if x.dtype is torch.bfloat16 else stored(x.numpy())

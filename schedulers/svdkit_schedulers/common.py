@@ -68,14 +68,9 @@ def weighted_sum(weights: Sequence[float], arrays: Sequence[Array]) -> Array:
 
 def non_negative(default: float) -> Any:
     """An option that is a number of at least 0."""
-    return field(default=default, converter=float, validator=[validators.ge(0), _finite])
+    return field(default=default, converter=float, validator=validators.ge(0))
 
 
 def order(default: int, most: int, least: int = 1) -> Any:
     """An option that is a whole number from `least` to `most`."""
     return field(default=default, validator=[validators.instance_of(int), validators.ge(least), validators.le(most)])
-
-
-def _finite(_: object, attribute: Any, value: float) -> None:
-    if math.isnan(value):
-        raise ValueError(f"{attribute.name} is NaN")

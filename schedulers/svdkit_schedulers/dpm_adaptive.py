@@ -11,6 +11,7 @@ from attrs import field, frozen, validators
 
 from svdkit.arrays import to_host
 from svdkit.backend import Array
+from svdkit.errors import NumericalError
 from svdkit.interfaces import Denoiser, Noise
 
 from .common import non_negative, slope
@@ -35,13 +36,13 @@ class DPMAdaptive:
 
     order: int = field(default=3, validator=validators.in_((2, 3)))
     rtol: float = non_negative(0.05)
-    atol: float = non_negative(0.0078)
+    atol: float = field(default=0.0078, converter=float, validator=validators.gt(0))
     h_init: float = field(default=0.05, converter=float, validator=validators.gt(0))
     pcoeff: float = non_negative(0.0)
     icoeff: float = non_negative(1.0)
     dcoeff: float = non_negative(0.0)
-    accept_safety: float = non_negative(0.81)
-    error_floor: float = non_negative(1e-2)
+    accept_safety: float = field(default=0.81, converter=float, validator=[validators.ge(0), validators.le(1)])
+    error_floor: float = field(default=1e-2, converter=float, validator=validators.gt(0))
 
     def levels(self, sigmas: Sequence[float]) -> list[float]:
         """The range of the noise levels, and the final 0 if they have one."""
@@ -51,7 +52,11 @@ class DPMAdaptive:
     def step(
         self, denoise: Denoiser, x: Array, i: int, sigmas: Sequence[float], history: Any, noise: Noise
     ) -> tuple[Array, Any]:
-        """As many evaluations as it takes, from one level to the other; no history."""
+        """As many evaluations as it takes, from one level to the other; no history.
+
+        Raises:
+            NumericalError: no step meets the tolerances.
+        """
         if sigmas[i + 1] == 0:
             return denoise(x, sigmas[i]), None
         t, t_end = -math.log(sigmas[i]), -math.log(sigmas[i + 1])
@@ -65,10 +70,18 @@ class DPMAdaptive:
         while t < t_end - 1e-5:
             t_next = min(t_end, t + h)
             low, high = self._pair(denoise, x, t, t_next)
-            inverse = 1 / (self._error(low, high, previous) + self.error_floor)
+            error = self._error(low, high, previous)
+            if math.isnan(error):  # the denoiser's, and no shorter step would mend it
+                return high, None
+            inverse = 1 / (error + self.error_floor)
             errors = [inverse, *errors[1:]] if errors else [inverse] * 3
             factor = 1 + math.atan(math.prod(e**g for e, g in zip(errors, gains, strict=True)) - 1)
             h *= factor
+            if t + h == t:
+                raise NumericalError(
+                    f"No step from sigma {math.exp(-t):g} is short enough for rtol={self.rtol:g} and "
+                    f"atol={self.atol:g}. Give dpm_adaptive a larger tolerance."
+                )
             if factor >= self.accept_safety:
                 errors = [errors[0], errors[0], errors[1]]
                 previous, x, t = low, high, t_next

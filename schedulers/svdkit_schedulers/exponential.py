@@ -48,7 +48,7 @@ class ResMultistep:
 class SASolver:
     """Stochastic Adams: each step is predicted, and corrected once the next x0 is known (arXiv:2309.05019).
 
-    History is what the last step began with: x before it, its noise, and past x0, newest first.
+    History is what the last step began with, x before it and its noise, what it predicted, and past x0, newest first.
 
     Args:
         tau: strength of the noise; 0 makes it deterministic.
@@ -68,19 +68,20 @@ class SASolver:
     def step(
         self, denoise: Denoiser, x: Array, i: int, sigmas: Sequence[float], history: Any, noise: Noise
     ) -> tuple[Array, Any]:
-        """One evaluation."""
+        """One evaluation. What a callback has changed of the prediction stays changed."""
         x0 = denoise(x, sigmas[i])
-        before, drawn, past = history or (None, None, ())
+        before, drawn, predicted, past = history or (None, None, None, ())
         x0s = (x0, *past)[: max(self.predictor_order, self.corrector_order)]
         levels = [sigmas[i - j] for j in range(len(x0s))]
         if before is not None and self.corrector_order:
             used = min(self.corrector_order, len(x0s))
-            x = self._move(before, x0s[:used], levels[:used], sigmas[i - 1], sigmas[i], drawn)
+            x = self._move(before, x0s[:used], levels[:used], sigmas[i - 1], sigmas[i], drawn) + (x - predicted)
         if sigmas[i + 1] == 0:
-            return x0, (x, None, x0s)
+            return x0, (x, None, x0, x0s)
         drawn = noise(0) if self._strength(sigmas[i]) > 0 else None
         used = min(self.predictor_order, len(x0s))
-        return self._move(x, x0s[:used], levels[:used], sigmas[i], sigmas[i + 1], drawn), (x, drawn, x0s)
+        y = self._move(x, x0s[:used], levels[:used], sigmas[i], sigmas[i + 1], drawn)
+        return y, (x, drawn, y, x0s)
 
     def _strength(self, sigma: float) -> float:
         return self.tau if self.tau_min <= sigma <= self.tau_max else 0.0

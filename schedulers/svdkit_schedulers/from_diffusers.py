@@ -139,7 +139,7 @@ def by_class(name: str, options: Mapping[str, Any], config: Mapping[str, Any]) -
 
     Raises:
         UnknownPluginError: the adapter does not run such a class.
-        InputError: the class has no such option.
+        InputError: the class has no such option, or refuses what it is given.
         MissingDependencyError: diffusers is not installed.
     """
     if name not in NOISY:
@@ -153,4 +153,8 @@ def by_class(name: str, options: Mapping[str, Any], config: Mapping[str, Any]) -
     if unknown := sorted(options.keys() - known.keys()):
         raise InputError(f"{name} of diffusers has no option {unknown[0]!r}. It has {', '.join(known)}.")
     settings = {"sigma_data": 1.0, **config, **options}  # of the EDM classes, whose own default is for pixels
-    return FromDiffusers(kind(**{key: value for key, value in settings.items() if key in known}))
+    try:
+        scheduler = kind(**{key: value for key, value in settings.items() if key in known})
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise InputError(f"{name} of diffusers refuses its options, the checkpoint's among them: {error}") from error
+    return FromDiffusers(scheduler)

@@ -1,6 +1,6 @@
 """Sigma schedules: `steps` noise levels from sigma_max down to sigma_min, and a final 0.
 
-All but AYS and LCM, which are tables, are a curve from 0 to 1 laid over the range of the noise levels.
+All but AYS, which is a table, and LCM, which takes some of a ramp, are a curve from 0 to 1 laid over their range.
 """
 
 from __future__ import annotations

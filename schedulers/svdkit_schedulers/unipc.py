@@ -21,7 +21,7 @@ class UniPC:
 
     Of order `order + 1`, or 3 where the steps that it starts with, of lower order, matter.
 
-    History is what the last step began with: x before it, and past x0, newest first.
+    History is what the last step began with, x before it, what it predicted, and past x0, newest first.
 
     Args:
         order: points of the predictor's polynomial, once there are as many.
@@ -34,15 +34,14 @@ class UniPC:
     def step(
         self, denoise: Denoiser, x: Array, i: int, sigmas: Sequence[float], history: Any, noise: Noise
     ) -> tuple[Array, Any]:
-        """One evaluation."""
+        """One evaluation. What a callback has changed of the prediction stays changed."""
         x0 = denoise(x, sigmas[i])
-        before, past = history or (None, ())
+        before, predicted, past = history or (None, None, ())
         if before is not None:
-            x = self._move(before, past, sigmas, i - 1, x0)
+            x = self._move(before, past, sigmas, i - 1, x0) + (x - predicted)
         x0s = (x0, *past)[: self.order]
-        if sigmas[i + 1] == 0:
-            return x0, (x, x0s)
-        return self._move(x, x0s, sigmas, i, None), (x, x0s)
+        y = x0 if sigmas[i + 1] == 0 else self._move(x, x0s, sigmas, i, None)
+        return y, (x, y, x0s)
 
     def _move(self, x: Array, x0s: Sequence[Array], sigmas: Sequence[float], i: int, ahead: Array | None) -> Array:
         """From `sigmas[i]` to the next with x0s at `sigmas[i]` and before, and, to correct, the one ahead."""

@@ -175,4 +175,4 @@ class SpatioTemporalTransformer:
         for (spatial, temporal), (spatial_context, temporal_context) in zip(self.blocks, contexts, strict=True):
             h = spatial(h, spatial_context)
             h = self.mix(h, temporal(self.k.add_rows(h, positions), frames, temporal_context))
-        return x + self.k.from_tokens(self.proj_out(h), *self.k.size(x))
+        return self.k.from_tokens(self.proj_out(h, self.k.tokens(x)), *self.k.size(x))

@@ -8,9 +8,9 @@ from attrs import frozen
 
 from .malloc import give_back
 
-_CGROUPS = (  # version 2, then 1: the limit, and what counts against it
-    ("memory.max", "memory.current"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+_CGROUPS = (  # version 2, then 1: the limit, what counts against it, and what of that are files that can be let go
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
 )
 
 
@@ -36,14 +36,24 @@ def host_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> Memory:
     give_back()  # else what malloc keeps would count as used
     machine = psutil.virtual_memory()
     available, total = machine.available, machine.total
-    for limit, usage in _CGROUPS:
+    for limit, usage, stat, cached in _CGROUPS:
         try:
             most, current = ((cgroup / name).read_text().strip() for name in (limit, usage))
             if most != "max" and int(most) < total:
-                total, available = int(most), min(available, max(0, int(most) - int(current)))
+                used = int(current) - _stat(cgroup / stat, cached)
+                total, available = int(most), min(available, max(0, int(most) - used))
         except (OSError, ValueError):
             continue
     return Memory(available, psutil.Process().memory_info().rss, total)
+
+
+def _stat(path: Path, key: str) -> int:
+    """A number in `memory.stat`; 0 if it is not there."""
+    try:
+        lines = (line.partition(" ") for line in path.read_text().splitlines())
+        return next((int(value) for name, _, value in lines if name == key), 0)
+    except (OSError, ValueError):
+        return 0
 
 
 def describe(size: float) -> str:

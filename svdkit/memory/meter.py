@@ -19,13 +19,11 @@ from ..backend import Backend, Call, F, Host, Layer, Shape, itemsize
 
 
 class Ledger:
-    """Bytes that are alive, the most that ever were and in which kernel, and operations by kernel."""
+    """Bytes that are alive, the most that ever were, and operations by kernel."""
 
     def __init__(self) -> None:
         self.alive = 0
         self.peak = 0
-        self.where = ""
-        """The kernel at whose call the peak was."""
         self.weights = 0
         """Bytes of the weights of layers that were built."""
         self.kept: dict[Hashable, int] = {}
@@ -33,11 +31,10 @@ class Ledger:
         self.flops: Counter[str] = Counter()
         """Floating-point operations of products, by kernel; a multiplication and an addition are two."""
 
-    def take(self, size: int, kernel: str) -> None:
+    def take(self, size: int) -> None:
         """Count memory as alive."""
         self.alive += size
-        if self.alive + sum(self.kept.values()) > self.peak:
-            self.peak, self.where = self.alive + sum(self.kept.values()), kernel
+        self.peak = max(self.peak, self.alive + sum(self.kept.values()))
 
     def free(self, size: int) -> None:
         """Count it no more."""
@@ -51,9 +48,9 @@ class Ledger:
 class _Storage:
     """Memory, which views share. It counts until the last of them is gone."""
 
-    def __init__(self, ledger: Ledger, size: int, kernel: str) -> None:
+    def __init__(self, ledger: Ledger, size: int) -> None:
         self.ledger, self.size = ledger, size
-        ledger.take(size, kernel)
+        ledger.take(size)
 
     def __del__(self) -> None:
         self.ledger.free(self.size)
@@ -69,7 +66,7 @@ class Sized:
         self.made = made
         self.shape: Shape = tuple(int(n) for n in shape)
         self.itemsize = size
-        self.storage = storage or _Storage(meter.ledger, self.nbytes, made)
+        self.storage = storage or _Storage(meter.ledger, self.nbytes)
 
     @property
     def ndim(self) -> int:
@@ -162,7 +159,7 @@ class Meter(Backend):
         call = Call(kernel, tuple(a.shape for a in arrays), origins, output, weight, options, size)
         self.ledger.flops[kernel] += flops
         self.ledger.keep(self.backend.kept(call))
-        scratch = [_Storage(self.ledger, bytes_, kernel) for bytes_ in self.backend.scratch(call)]
+        scratch = [_Storage(self.ledger, bytes_) for bytes_ in self.backend.scratch(call)]
         result = Sized(self, output, size, kernel)
         del scratch
         return result

@@ -10,6 +10,7 @@ from typing import Any
 
 from attrs import frozen
 
+from ..arch.transformer import ForwardChunking
 from ..backend import Backend
 from ..checkpoint import check_component, component_config, load_component
 from ..errors import InputError
@@ -24,7 +25,7 @@ class OnDemand:
 
     Args:
         load: reads and builds it.
-        **known: attributes that are known without it, such as `config` and `backend`.
+        **known: attributes that are known without it; once it was loaded, `config` and `backend` are.
     """
 
     def __init__(self, load: Callable[[], Any], **known: Any) -> None:
@@ -55,7 +56,7 @@ class OnDemand:
     def disable_forward_chunking(self) -> None:
         """As the UNet has it, now and whenever it is loaded."""
         self._chunking = None
-        if self.loaded:
+        if isinstance(self._network, ChunksFeedForward):
             self._network.disable_forward_chunking()
 
     def _chunk(self) -> None:
@@ -75,6 +76,9 @@ class OnDemand:
         if self._network is None:
             self._network = self._load()
             self._chunk()
+            for name in ("config", "backend"):  # other stages ask for them, and must not load it again
+                if hasattr(self._network, name):
+                    setattr(self, name, getattr(self._network, name))
         return self._network
 
 
@@ -85,6 +89,14 @@ def _liveness(network: Any) -> Callable[[], bool]:
     except TypeError:
         return lambda: True
     return lambda: network() is not None
+
+
+def chunking(unet: Any) -> tuple[int | None, int] | None:
+    """What `enable_forward_chunking` was called with; None if layers run whole, or if the network does not tell."""
+    found = getattr(unet, "_chunking", None)
+    if isinstance(found, ForwardChunking):
+        return None if found.size is None else (found.size, found.axis)
+    return found if isinstance(unet, OnDemand) else None
 
 
 def release(*networks: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from attrs import asdict, field, frozen
 
+from ..arguments import check_number
 from ..backend import Backend, Host
 from ..checkpoint import ARCHITECTURES, component_config, stored_dtype
 from ..config import video_size
@@ -319,7 +320,7 @@ def plan(
     compile: bool = False,
     **where: Any,
 ) -> Plan:
-    """What `generate` needs, before anything is loaded: only configurations are read.
+    """What `generate` needs, before anything is loaded: only configurations and headers of weight files are read.
 
     Args:
         model: a folder, a model that ships, or a hub id, which is downloaded if it is not yet.
@@ -345,7 +346,14 @@ def plan(
     own = video_size(unet, vae)
     height, width = own[0] if height is None else height, own[1] if width is None else width
     check_size(height, width, vae.scale_factor)
-    job = Job(height, width, num_frames or unet.num_frames, num_videos, guided, scale_factor=vae.scale_factor)
+    frames = unet.num_frames if num_frames is None else num_frames
+    for name, value in (
+        ("num_frames", frames),
+        ("num_videos", num_videos),
+        ("decode_chunk_size", 1 if decode_chunk_size is None else decode_chunk_size),
+    ):
+        check_number(name, value, minimum=1, whole=True)
+    job = Job(height, width, frames, num_videos, guided, scale_factor=vae.scale_factor)
     planner, base = Planner(folder, kernels, where.get("variant")), kernels.memory().used
     if memory == "auto":
         return planner.choose(str(model), job, decode_chunk_size, base, movable=not compile, loaded=compile)

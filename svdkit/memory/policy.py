@@ -50,19 +50,20 @@ class MemoryPolicy:
             return not self.planner.plan("", Job(64, 64, 1), fixed("max", 1, 1), self.base).fits
         return False  # a network by a plugin, of which nothing is known
 
-    def settings(self, job: Job, decode_chunk: int | None, loaded: bool) -> Settings:
+    def settings(self, job: Job, decode_chunk: int | None, loaded: bool, movable: bool) -> Settings:
         """The settings of one call; warns of what changes results, and of what is not expected to fit.
 
         Args:
             job: what is generated.
             decode_chunk: what the caller asked for; None if anything will do.
             loaded: whether all networks are in memory.
+            movable: whether they may be loaded one after another, unless they are compiled.
         """
         if self.mode != "auto" or self.planner is None:
             return fixed("max" if self.planner is None else self.mode, job.num_frames, decode_chunk)
-        name = self.planner.folder.name
+        name, movable = self.planner.folder.name, movable and not self.compiled
         try:
-            plan = self.planner.choose(name, job, decode_chunk, self.base, movable=not self.compiled, loaded=loaded)
+            plan = self.planner.choose(name, job, decode_chunk, self.base, movable, loaded)
         except CheckpointError:  # see `on_demand`
             return fixed("max", job.num_frames, decode_chunk)
         if warning := plan.warning(decode_chunk):

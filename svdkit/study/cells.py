@@ -13,18 +13,20 @@ import numpy as np
 from attrs import evolve, frozen
 
 from .. import __version__
+from ..arguments import parse_components
 from ..backend import Backend
-from ..checkpoint import ARCHITECTURES, component_config, load_scheduler_config
-from ..config import read_json
+from ..checkpoint import ARCHITECTURES, component_config
+from ..config import read_json, video_size
 from ..errors import InputError
 from ..hub import resolve_model
 from ..interfaces import Scheduler
 from ..plugins import make, missing_modules, registry
-from ..preprocess import Picture, load_images
+from ..preprocess import Picture, check_size, load_images
 from ..sampling import levels_of
+from ..scheduler_config import SchedulerConfig
 from ..schedules import read_sigmas
 from ..stages import noise_levels
-from ..weights import STEMS, select_files
+from ..weights import STEMS, weight_files
 from .grid import MODEL_SCHEDULE, Study, guidance_ends
 from .schedulers import distribution, evaluations, follows, is_adaptive, label, make_scheduler, supplier, within
 
@@ -44,6 +46,8 @@ class Cell:
     seed: int
     guidance: str
     sigmas: tuple[float, ...]
+    chosen: tuple[float, ...] = ()
+    """Of a solver that does not follow `sigmas`: the noise levels that it steps between instead."""
     half: tuple[float, ...] = ()
     """Of a reference: noise levels at half its budget, to tell how far it has converged."""
     reference: str = ""
@@ -56,6 +60,11 @@ class Cell:
         return label(self.scheduler)
 
     @property
+    def stepped(self) -> tuple[float, ...]:
+        """The noise levels that are stepped between."""
+        return self.chosen or self.sigmas
+
+    @property
     def kind(self) -> str:
         """What the store calls it."""
         return "references" if self.half else "cells"
@@ -66,9 +75,11 @@ class Grid:
     """A study with all its cells, before anything is computed."""
 
     study: Study
-    folder: Path
-    """The checkpoint's."""
+    scheduler_config: Mapping[str, Any]
+    """The checkpoint's, as `make_scheduler` takes it."""
     frames: int
+    size: tuple[int, int]
+    """Height and width of videos, in pixels."""
     pictures: Mapping[str, Picture]
     """By the name that tables have: that of the file without its suffix."""
     setting: Mapping[str, Any]
@@ -90,9 +101,12 @@ def expand(study: Study) -> Grid:
     pictures = _pictures(study)
     folder = resolve_model(study.model, variant=study.variant)
     kernels: Backend = make("backend", study.backend, None, study.device, study.dtype)
-    frames = study.num_frames or int(component_config("unet", folder, kernels)[0].num_frames)
-    reference = _reference(study, folder)
-    columns = list(dict.fromkeys(column for text in study.schedulers for column in _columns(study, folder, text)))
+    unet, vae = (component_config(part, folder, kernels)[0] for part in ("unet", "vae"))
+    frames = study.num_frames or int(unet.num_frames)
+    size = _size(study, unet, vae)
+    config = read_json(folder / "scheduler" / "scheduler_config.json")
+    reference = _reference(study, config)
+    columns = list(dict.fromkeys(column for text in study.schedulers for column in _columns(study, config, text)))
     setting = {
         "svdkit": __version__,
         "model": fingerprint(folder, study.variant),
@@ -100,7 +114,7 @@ def expand(study: Study) -> Grid:
         "device": kernels.device.split(":")[0],
         "dtype": kernels.dtype,
         "frames": frames,
-        "size": [study.height, study.width],
+        "size": list(size),
         "fps": float(study.fps),
         "motion_bucket_id": float(study.motion_bucket_id),
         "noise_aug_strength": float(study.noise_aug_strength),
@@ -116,14 +130,15 @@ def expand(study: Study) -> Grid:
             for seed in study.seeds:
                 block: dict[str, Any] = {"image": name, "seed": seed, "guidance": guidance}
                 references.append(_keyed(evolve(reference, **block), {**told, "supplier": suppliers[study.reference]}))
-                for text, schedule, budget, sigmas in columns:
-                    cell = Cell(scheduler=text, schedule=schedule, sigmas=sigmas, budget=budget, **block)
+                for text, schedule, budget, sigmas, chosen in columns:
+                    cell = Cell(scheduler=text, schedule=schedule, sigmas=sigmas, chosen=chosen, budget=budget, **block)
                     cell = evolve(cell, reference=references[-1].key)
                     cells.append(_keyed(cell, {**told, "supplier": suppliers[text]}))
     return Grid(
         study=study,
-        folder=folder,
+        scheduler_config=config,
         frames=frames,
+        size=size,
         pictures=pictures,
         setting=setting,
         cells=tuple(cells),
@@ -131,9 +146,18 @@ def expand(study: Study) -> Grid:
     )
 
 
-def _columns(study: Study, folder: Path, text: str) -> Iterator[tuple[str, str, int, tuple[float, ...]]]:
-    """Scheduler, label of the schedule, budget and noise levels of what one scheduler is asked to do."""
-    scheduler = make_scheduler(text, _scheduler_config(folder))
+def _size(study: Study, unet: Any, vae: Any) -> tuple[int, int]:
+    own = video_size(unet, vae)
+    height, width = (n if n is not None else o for n, o in zip((study.height, study.width), own, strict=True))
+    check_size(height, width, vae.scale_factor)
+    return height, width
+
+
+def _columns(
+    study: Study, config: Mapping[str, Any], text: str
+) -> Iterator[tuple[str, str, int, tuple[float, ...], tuple[float, ...]]]:
+    """Scheduler, label of the schedule, budget, noise levels and chosen ones of what one scheduler is asked to do."""
+    scheduler = make_scheduler(text, config)
     asked: dict[str, str] = {}
     for schedule in study.schedules:
         name = _schedule_label(schedule)
@@ -144,28 +168,26 @@ def _columns(study: Study, folder: Path, text: str) -> Iterator[tuple[str, str, 
             )
         asked[name] = schedule
 
-    levels = partial(_levels, folder, scheduler)
+    levels = partial(_levels, SchedulerConfig.from_json(config), scheduler)
     if not all(follows(scheduler, levels(schedule, 4)) for schedule in asked.values()):
-
-        def own(steps: int) -> tuple[float, ...]:
-            return levels_of(scheduler, levels(MODEL_SCHEDULE, steps))
-
-        adaptive = is_adaptive(scheduler, own)
+        given = partial(levels, MODEL_SCHEDULE)
+        adaptive = is_adaptive(scheduler, given)
         for budget in study.budgets:
-            yield text, OWN_SCHEDULE, budget, own(budget) if adaptive else within(scheduler, own, budget)
+            sigmas = given(budget) if adaptive else within(scheduler, given, budget)
+            yield text, OWN_SCHEDULE, budget, sigmas, levels_of(scheduler, sigmas, to_zero=False)
         return
     for name, schedule in asked.items():
         if _is_explicit(schedule):
             sigmas = levels(schedule, 1)
-            yield text, name, evaluations(scheduler, sigmas), sigmas
+            yield text, name, evaluations(scheduler, sigmas), sigmas, ()
             continue
         for budget in study.budgets:
-            yield text, name, budget, within(scheduler, partial(levels, schedule), budget)
+            yield text, name, budget, within(scheduler, partial(levels, schedule), budget), ()
 
 
 def _replaced(study: Study, backend: str) -> dict[str, str]:
     """The networks that are not svdkit's own, by part: what stands in, asked for or not, and who supplies it."""
-    found, chosen = {}, study.chosen_components()
+    found, chosen = {}, parse_components(study.components)
     for part in ARCHITECTURES:
         name = chosen.get(part)
         if registry().component(part, backend, name) is not None:
@@ -175,25 +197,20 @@ def _replaced(study: Study, backend: str) -> dict[str, str]:
     return found
 
 
-def _levels(folder: Path, scheduler: Scheduler, schedule: str, steps: int) -> tuple[float, ...]:
-    own = load_scheduler_config(folder)
+def _levels(own: SchedulerConfig, scheduler: Scheduler, schedule: str, steps: int) -> tuple[float, ...]:
     return noise_levels(own, scheduler, None if schedule == MODEL_SCHEDULE else schedule, steps)
 
 
-def _reference(study: Study, folder: Path) -> Cell:
+def _reference(study: Study, config: Mapping[str, Any]) -> Cell:
     """The reference of any block."""
-    scheduler = make_scheduler(study.reference, _scheduler_config(folder))
+    scheduler = make_scheduler(study.reference, config)
     full, half = (
-        within(scheduler, partial(_levels, folder, scheduler, MODEL_SCHEDULE), budget)
+        within(scheduler, partial(_levels, SchedulerConfig.from_json(config), scheduler, MODEL_SCHEDULE), budget)
         for budget in (study.reference_budget, study.reference_budget // 2)
     )
     block: dict[str, Any] = {"image": "", "seed": 0, "guidance": ""}
     budget = study.reference_budget
     return Cell(scheduler=study.reference, schedule=MODEL_SCHEDULE, budget=budget, sigmas=full, half=half, **block)
-
-
-def _scheduler_config(folder: Path) -> Mapping[str, Any]:
-    return read_json(folder / "scheduler" / "scheduler_config.json")
 
 
 def _is_explicit(schedule: str) -> bool:
@@ -229,7 +246,7 @@ def _keyed(cell: Cell, told: Mapping[str, Any]) -> Cell:
     content = {
         **told,
         "scheduler": cell.label,
-        "sigmas": cell.sigmas,
+        "sigmas": cell.stepped,
         "half": cell.half,
         "reference": cell.reference,
         "seed": cell.seed,
@@ -243,8 +260,7 @@ def fingerprint(folder: Path, variant: str | None = None) -> str:
     """A hash of a checkpoint's configurations and of the weights of one variant."""
     files = [path for path in folder.glob("*/*.json") if ".safetensors.index" not in path.name]
     for component, stem in STEMS.items():
-        names = [path.name for path in (folder / component).iterdir()]
-        files += [folder / component / name for name in select_files(names, stem, variant, str(folder / component))]
+        files += weight_files(folder / component, stem, variant)
     total = hashlib.sha256()
     for path in sorted(set(files)):
         one = hashlib.sha256()

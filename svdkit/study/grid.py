@@ -11,12 +11,10 @@ from typing import Any
 
 from attrs import asdict, evolve, field, fields_dict, frozen
 
-from ..arguments import check_number
-from ..checkpoint import ARCHITECTURES
+from ..arguments import check_number, parse_components
 from ..errors import InputError
 from ..generation import DEFAULT_MODEL
 from ..guidance import guidance_scales
-from ..preprocess import check_size
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -29,7 +27,11 @@ MODEL_SCHEDULE = "model"
 
 def _several(value: Any) -> tuple[Any, ...]:
     """One value or several, each once, in their order."""
-    return tuple(dict.fromkeys(value if isinstance(value, (list, tuple)) else (value,)))
+    each = value if isinstance(value, (list, tuple)) else (value,)
+    try:
+        return tuple(dict.fromkeys(each))
+    except TypeError:  # no numbers, as checks will tell
+        return tuple(each)
 
 
 def _texts(value: Any) -> tuple[str, ...]:
@@ -75,8 +77,9 @@ class Study:
     memory: str = "auto"
     components: tuple[str, ...] = field(default=(), converter=_components)
     """`PART=NAME` of networks by plugins, or a mapping, as `svdkit generate` takes them."""
-    height: int = 576
-    width: int = 1024
+    height: int | None = None
+    width: int | None = None
+    """With the height, in pixels; the model's own where None."""
     num_frames: int | None = None
     fps: float = 7
     motion_bucket_id: float = 127
@@ -92,7 +95,6 @@ class Study:
         for name in ("images", "schedulers", "schedules", "budgets", "seeds", "guidance"):
             if not getattr(self, name):
                 raise InputError(f"The study has no {name}, expected at least one.")
-        check_size(self.height, self.width)
         for budget in self.budgets:
             check_number("A budget", budget, minimum=1, whole=True)
         for seed in self.seeds:
@@ -104,27 +106,9 @@ class Study:
         for name in ("num_frames", "decode_chunk_size"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), minimum=1, whole=True)
-        self.chosen_components()
+        parse_components(self.components)
         for text in self.guidance:
             guidance_scales(*guidance_ends(text), 1)
-
-    def chosen_components(self) -> dict[str, str]:
-        """Names of the networks that are chosen, by part.
-
-        Raises:
-            InputError: one does not read as PART=NAME, there is no such part, or it is chosen twice.
-        """
-        chosen: dict[str, str] = {}
-        for text in self.components:
-            part, equals, name = text.partition("=")
-            if not equals or part not in ARCHITECTURES:
-                raise InputError(
-                    f"A component is {text!r}, expected PART=NAME with a part of {', '.join(ARCHITECTURES)}."
-                )
-            if part in chosen:
-                raise InputError(f"The {part} is chosen twice, {chosen[part]!r} and {name!r}. Leave one.")
-            chosen[part] = name
-        return chosen
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Study:

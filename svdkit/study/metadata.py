@@ -24,6 +24,7 @@ def describe(grid: Grid, store: Store, command: str) -> dict[str, Any]:
     """The command, versions, machine and seeds of a study, and how far its references have converged."""
     study = grid.study
     kernels: Backend = make("backend", study.backend, None, study.device, study.dtype)
+    used = (found for found in kernels.found_devices() if f"{found.name}:".startswith(f"{kernels.device}:"))
     setting = {name: grid.setting[name] for name in ("backend", "device", "dtype")}
     return {
         "command": command,
@@ -33,7 +34,7 @@ def describe(grid: Grid, store: Store, command: str) -> dict[str, Any]:
             "processor": _processor(),
             "cores": os.cpu_count(),
             "memory": host_memory().total,
-            "device": next((found.description or found.name for found in kernels.found_devices()), kernels.device),
+            "device": next((found.description or found.name for found in used), kernels.device),
         },
         "model": study.model,
         "fingerprint": grid.setting["model"],
@@ -41,8 +42,8 @@ def describe(grid: Grid, store: Store, command: str) -> dict[str, Any]:
         "components": grid.setting.get("components", {}),
         "seeds": list(study.seeds),
         "fps": study.fps,
-        "height": study.height,
-        "width": study.width,
+        "height": grid.size[0],
+        "width": grid.size[1],
         "num_frames": grid.frames,
         "study": asdict(study),
         "reference": {"scheduler": grid.references[0].label, "evaluations": study.reference_budget},

@@ -131,7 +131,7 @@ def _compute(grid: Grid, task: Task) -> Result | str:
         folder = resolve_model(study.model, variant=study.variant)
         if fingerprint(folder, study.variant) != grid.setting["model"]:
             raise InputError(f"The model {study.model!r} is another one on this machine of the cluster.")
-        local = evolve(grid, folder=folder, study=evolve(study, device=grid.setting["device"]))
+        local = evolve(grid, study=evolve(study, device=grid.setting["device"]))
         _workers.clear()
         _workers[study] = Worker(local)
     return _workers[study].attempt(task)

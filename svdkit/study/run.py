@@ -150,5 +150,5 @@ def _write_images(store: Store, grid: Grid) -> None:
 
     for name, picture in grid.pictures.items():
         file = io.BytesIO()
-        Image.fromarray(to_8_bits(picture, grid.study.height, grid.study.width)).save(file, "png")
+        Image.fromarray(to_8_bits(picture, *grid.size)).save(file, "png")
         store.write(f"images/{name}.png", file.getvalue())

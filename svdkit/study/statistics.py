@@ -54,7 +54,6 @@ class Comparison:
     tied: list[Method]
     """Those that are not separated from the best: Wilcoxon's test of each against it, corrected by Holm's method for
     their number. The best was chosen by the same data, so nothing is separated unless Friedman's test, too, rejects."""
-    confidence: float
 
     @property
     def methods(self) -> list[Method]:
@@ -82,8 +81,7 @@ class Comparison:
 
 def budgets(table: pd.DataFrame) -> list[int]:
     """The budgets at which there is something to compare."""
-    usable = _usable(table)
-    counts = usable.groupby("budget")[_METHOD].apply(lambda part: len(part.drop_duplicates()))
+    counts = _usable(table)[["budget", *_METHOD]].drop_duplicates().groupby("budget").size()
     return sorted(int(budget) for budget, count in counts.items() if count > 1)
 
 
@@ -149,7 +147,7 @@ def compare(table: pd.DataFrame, budget: int, measure: str = "latent_error", con
     rejected = seeds > 1 and n > 1 and (k == 2 or friedman < level)
     against = holm([_wilcoxon(wide[best], wide[other]) for other in others]) if best else []
     pairs = [
-        {"a": method_name(a), "b": method_name(b), "difference": (wide[a] - wide[b]).mean()}
+        {"a": method_name(a), "b": method_name(b), "difference": _difference(wide[a], wide[b]).mean()}
         | {"p": _wilcoxon(wide[a], wide[b])}
         for a, b in combinations(ranks, 2)
     ]
@@ -170,7 +168,6 @@ def compare(table: pd.DataFrame, budget: int, measure: str = "latent_error", con
         ),
         best=best,
         tied=[other for other, p in zip(others, against, strict=True) if not (rejected and p < level)],
-        confidence=confidence,
     )
 
 
@@ -199,11 +196,16 @@ def _usable(table: pd.DataFrame) -> pd.DataFrame:
     return table[(table["status"] == "done") & (table["evaluations"] <= table["budget"])]
 
 
+def _difference(a: Any, b: Any) -> Any:
+    """How far two are apart; 0 where both are infinite, as the PSNR of equal frames is."""
+    return (a - b).fillna(0)
+
+
 def _wilcoxon(a: Any, b: Any) -> float:
     """Two-sided p-value; 1 where nothing differs, or there is one pair only."""
     from scipy import stats
 
-    difference = np.asarray(a - b)
+    difference = np.asarray(_difference(a, b))
     if len(difference) < 2 or not np.any(difference):
         return 1.0
     return float(stats.wilcoxon(difference).pvalue)

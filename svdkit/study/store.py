@@ -68,10 +68,13 @@ class Store:
 
     def failure(self, key: str) -> str | None:
         """Why a cell has no result; None if it has one or was not tried."""
-        path = self.folder / "failures" / f"{key}.json"
-        if self.has(key) or self.has(key, "references") or not path.exists():
+        if self.has(key) or self.has(key, "references"):
             return None
-        return str(json.loads(path.read_bytes())["error"])
+        try:
+            content = (self.folder / "failures" / f"{key}.json").read_bytes()
+        except FileNotFoundError:
+            return None
+        return str(json.loads(content)["error"])
 
     def record(self, key: str, kind: str = "cells") -> dict[str, Any]:
         """The numbers of a result.
@@ -129,13 +132,6 @@ class Store:
         """What the study was made with: `study.json`; empty if it has not run."""
         path = self.folder / "study.json"
         return dict(json.loads(path.read_bytes())) if path.exists() else {}
-
-    def image(self, name: str) -> Host:
-        """An input image at the size of the video, (H, W, 3) in 8 bits."""
-        from PIL import Image
-
-        with Image.open(self.folder / "images" / f"{name}.png") as picture:
-            return np.asarray(picture)
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file of the folder, durably: under another name, to the disk, then in place of what was there.

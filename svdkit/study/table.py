@@ -56,7 +56,7 @@ def make_table(store: Store, cells: Iterable[Cell]) -> pd.DataFrame:
 
     rows: list[dict[str, Any]] = []
     for cell in cells:
-        row = {"key": cell.key, "scheduler": cell.label, "steps": len(cell.sigmas) - 1, "sigmas": list(cell.sigmas)}
+        row = {"key": cell.key, "scheduler": cell.label, "steps": len(cell.stepped) - 1, "sigmas": list(cell.stepped)}
         row |= {name: getattr(cell, name) for name in IDENTITY if name != "scheduler"}
         if store.has(cell.key):
             rows.append({**row, **store.record(cell.key), "status": "done", "error": ""})

@@ -11,8 +11,8 @@ import numpy as np
 from attrs import Factory, define, frozen
 from PIL import Image
 
+from ..arguments import parse_components
 from ..backend import Array, Backend, Host
-from ..config import read_json
 from ..guidance import guidance_scales
 from ..memory.on_demand import release
 from ..memory.planning import Job
@@ -50,7 +50,7 @@ class Worker:
             study = self.grid.study
             names = ("backend", "device", "dtype", "variant", "memory")
             options: dict[str, Any] = {name: getattr(study, name) for name in names}
-            options["components"] = study.chosen_components()
+            options["components"] = parse_components(study.components)
             self._pipe = StableVideoDiffusionPipeline.from_pretrained(study.model, scheduler="euler", **options)
             self._pipe.set_progress_bar_config(disable=True)
         return self._pipe
@@ -79,7 +79,7 @@ class Worker:
             x, evaluations = self._denoised(stages, cell, cell.sigmas)
             frames = self._frames(stages, x)
         latents = pipe.backend.numpy(x)[0].astype(np.float32)
-        image = to_8_bits(self.grid.pictures[cell.image], study.height, study.width)
+        image = to_8_bits(self.grid.pictures[cell.image], *self.grid.size)
         costs = {
             "seconds_encode": self._encoded[cell.image][1],
             **{f"seconds_{stage}": stages.timings[stage] for stage in ("denoise", "decode")},
@@ -96,18 +96,17 @@ class Worker:
         study = self.grid.study
         guided = bool((guidance_scales(*guidance_ends(cell.guidance), self.grid.frames) != 1).any())
         scale_factor = pipe.vae.config.scale_factor
-        job = Job(study.height, study.width, self.grid.frames, 1, guided, scale_factor=scale_factor)
+        job = Job(*self.grid.size, self.grid.frames, 1, guided, scale_factor=scale_factor)
         # Asked for, so that what memory there happens to be does not choose another, by which frames would differ.
         return Stages(pipe, job, pipe.settings(job, study.decode_chunk_size or self.grid.frames))
 
     def _denoised(self, stages: Stages, cell: Cell, sigmas: tuple[float, ...]) -> tuple[Array, int]:
         study, seeds = self.grid.study, [cell.seed]
-        config = read_json(self.grid.folder / "scheduler" / "scheduler_config.json")
         result = stages.denoise(
             self._conditioning(stages, cell),
             stages.noise(seeds),
             sigmas=sigmas,
-            scheduler=make_scheduler(cell.scheduler, config),
+            scheduler=make_scheduler(cell.scheduler, self.grid.scheduler_config),
             seeds=seeds,
             scales=guidance_scales(*guidance_ends(cell.guidance), self.grid.frames),
             fps=study.fps,

@@ -59,7 +59,7 @@ class KernelChecks(BackendUnderTest):
             error = measure(KERNELS[kernel].run, self.on(dtype), **(common | shape))
             assert error <= self.tolerance_of(kernel, dtype)
 
-    @pytest.mark.parametrize("kernel", ["geglu", "temporal_attention"])
+    @pytest.mark.parametrize("kernel", ["geglu", "temporal_attention", "upsample_conv2d"])
     def test_coarse_kernel_equals_its_default(self, dtype: str, kernel: str) -> None:
         """A fused kernel computes what the base class composes of finer ones."""
         k = self.on(dtype)
