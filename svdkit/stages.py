@@ -142,7 +142,7 @@ class Stages:
             if not k.all_finite(x):
                 raise NumericalError(
                     f"NaN or infinity appeared in step {step + 1} of {len(levels) - 1}, from sigma {levels[step]:g} "
-                    f"to {sigma:g}, in {k.dtype}. {_wider(k.dtype)}Other sigmas may help."
+                    f"to {sigma:g}, in {k.dtype}.{_wider(k.dtype)} Other sigmas may help."
                 )
             if step_ended is not None:
                 x = step_ended(step, x, denoiser)
@@ -300,7 +300,7 @@ def decode(vae: VAE, latents: Array, chunk: int, kind: str, advance: Advance) ->
             if not np.isfinite(piece).all():
                 raise NumericalError(
                     f"NaN or infinity appeared while decoding frames {start} to {start + len(piece) - 1} of video "
-                    f"{i}, in {vae.backend.dtype}. {_wider(vae.backend.dtype)}"
+                    f"{i}, in {vae.backend.dtype}.{_wider(vae.backend.dtype)}"
                 )
             piece = np.clip(piece.transpose(0, 2, 3, 1) / 2 + 0.5, 0, 1)
             pieces.append((piece * 255).round().astype(np.uint8) if kind == "pil" else piece)
@@ -311,7 +311,7 @@ def decode(vae: VAE, latents: Array, chunk: int, kind: str, advance: Advance) ->
 
 def _wider(dtype: str) -> str:
     """What may help where a dtype of 16 bits was left."""
-    return "A wider dtype, such as float32, may help. " if dtype in ("float16", "bfloat16") else ""
+    return " A wider dtype, such as float32, may help." if dtype in ("float16", "bfloat16") else ""
 
 
 def frames_of(videos: Host, kind: str, backend: Backend) -> Any:
