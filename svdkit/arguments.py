@@ -2,23 +2,72 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from .arrays import to_host
-from .backend import Array, Host
+from .backend import Array, Backend, Host
+from .denoiser import CONDITIONS
 from .errors import InputError
+from .guidance import guidance_scales
+from .sigmas import LARGEST
+from .video import MOST_FPS
 from .weights import STEMS
 
+OUTPUT_TYPES = {"pil": "pil", "np": "np", "tensor": "tensor", "pt": "tensor", "latent": "latent"}
+CALLBACK_TENSORS = ("latents", *CONDITIONS)
 
-def check_number(name: str, value: Any, *, minimum: float, whole: bool = False) -> None:
-    """Raises `InputError` unless a value is a finite number of at least `minimum`."""
+
+def check_number(name: str, value: Any, *, minimum: float, maximum: float = LARGEST, whole: bool = False) -> None:
+    """Raises `InputError` unless a value is a number in a range."""
     kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not np.isfinite(value) or value < minimum:
+    if isinstance(value, bool) or not isinstance(value, kinds) or not minimum <= value <= maximum:
         kind = "a whole number" if whole else "a finite number"
-        raise InputError(f"{name} is {value!r}, expected {kind} of at least {minimum:g}.")
+        raise InputError(f"{name} is {reprlib.repr(value)}, expected {kind} of at least {minimum:g}{_most(maximum)}.")
+
+
+def _most(maximum: float) -> str:
+    return f" and at most {maximum:g}" if maximum < LARGEST else ""
+
+
+def check_call(
+    *,
+    num_frames: Any,
+    num_videos_per_prompt: Any,
+    decode_chunk_size: Any,
+    min_guidance_scale: Any,
+    max_guidance_scale: Any,
+    fps: Any,
+    motion_bucket_id: Any,
+    noise_aug_strength: Any,
+    output_type: Any,
+    callback_on_step_end: Any,
+    callback_on_step_end_tensor_inputs: Any,
+    **others: Any,
+) -> None:
+    """Raises `InputError` for what can be found wrong with a pipeline's call without its model."""
+    for name, value, default in (
+        ("num_frames", num_frames, 1),
+        ("num_videos_per_prompt", num_videos_per_prompt, num_videos_per_prompt),
+        ("decode_chunk_size", decode_chunk_size, 1),
+    ):
+        check_number(name, default if value is None else value, minimum=1, whole=True)
+    check_number("fps", fps, minimum=1, maximum=MOST_FPS)
+    check_number("motion_bucket_id", motion_bucket_id, minimum=0)
+    check_number("noise_aug_strength", noise_aug_strength, minimum=0)
+    guidance_scales(min_guidance_scale, max_guidance_scale, 1)
+    if not isinstance(output_type, str) or output_type not in OUTPUT_TYPES:
+        raise InputError(f"output_type is {output_type!r}, expected pil, np, tensor or latent.")
+    if callback_on_step_end is not None and not callable(callback_on_step_end):
+        raise InputError(f"callback_on_step_end is {callback_on_step_end!r}, expected a function.")
+    handed = callback_on_step_end_tensor_inputs
+    if isinstance(handed, str) or not isinstance(handed, Iterable):
+        raise InputError(f"callback_on_step_end_tensor_inputs is {handed!r}, expected a list of names.")
+    if unknown := set(handed) - set(CALLBACK_TENSORS):
+        raise InputError(f"There is no tensor {sorted(unknown)[0]!r} to hand; there are {CALLBACK_TENSORS}.")
 
 
 def check_latents(latents: Any, expected: tuple[int, ...]) -> Host:
@@ -41,8 +90,8 @@ def check_latents(latents: Any, expected: tuple[int, ...]) -> Host:
     return array
 
 
-def check_replaced(replaced: Any, given: Mapping[str, Any], x: Array) -> dict[str, Any]:
-    """What a callback returned, as a dictionary; its `latents` are `x` where it returned none.
+def check_replaced(replaced: Any, given: Mapping[str, Any], x: Array, backend: Backend) -> dict[str, Any]:
+    """What a callback returned, as a dictionary of the backend's arrays; its `latents` are `x` where it returned none.
 
     Raises:
         InputError: it returned something else, or tensors that it was not handed or of another shape.
@@ -57,7 +106,9 @@ def check_replaced(replaced: Any, given: Mapping[str, Any], x: Array) -> dict[st
     for name, array in replaced.items():
         if tuple(getattr(array, "shape", ())) != expected[name]:
             raise InputError(f"The callback returned {name}, but no array of shape {expected[name]}.")
-    return {"latents": x, **replaced}
+    on_host = {name: array for name, array in replaced.items() if isinstance(array, np.ndarray)}
+    moved = {name: backend.array(array, backend.state_dtype) for name, array in on_host.items()}
+    return {"latents": x, **replaced, **moved}
 
 
 def parse_components(texts: Iterable[str]) -> dict[str, str]:

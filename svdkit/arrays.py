@@ -36,7 +36,7 @@ def like(values: npt.NDArray[Any], x: Any) -> Any:
         InputError: no way to make such arrays is known.
     """
     if isinstance(x, np.ndarray):
-        return values.astype(x.dtype)
+        return values if x.dtype.kind in "iub" else values.astype(x.dtype)  # whole numbers would lose it
     framework = sys.modules.get(type(x).__module__.partition(".")[0])
     if framework is not None and hasattr(x, "asnumpy"):
         return framework.Tensor(values).astype(x.dtype)

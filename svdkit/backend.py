@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import numpy as np
@@ -122,7 +123,9 @@ class Backend(ABC):
     def __init__(self, device: str | None = None, dtype: str | None = None) -> None:
         self.device = device or self.devices[0]
         self.dtype = dtype or self.dtypes[0]
-        if self.device.split(":")[0] not in self.devices:
+        kind, colon, index = self.device.partition(":")
+        numbered = not colon or (index.isascii() and index.isdecimal())
+        if kind not in self.devices or not numbered or (self.devices == ("cpu",) and int(index or 0)):
             raise InputError(f"Backend {self.name!r} has no device {self.device!r}; it has {', '.join(self.devices)}.")
         if self.dtype not in self.dtypes:
             raise InputError(
@@ -142,6 +145,10 @@ class Backend(ABC):
     def state_dtype(self) -> str:
         """Dtype of the sampling state: float32 at least, whatever the model computes in."""
         return "float64" if self.dtype == "float64" else "float32"
+
+    def exclusive(self) -> AbstractContextManager[Any]:
+        """What a pipeline's calls enter, where the framework's operators may not be called by two threads at once."""
+        return nullcontext()
 
     # Memory
 

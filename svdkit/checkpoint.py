@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from attrs import field, frozen
@@ -18,7 +19,6 @@ from .arch.vae import VAE
 from .backend import Backend, Host
 from .config import CLIPVisionConfig, UNetConfig, VAEConfig, from_dict, read_json
 from .errors import CheckpointError, InputError, OutputError
-from .files import replacing
 from .params import Params, Report, WeightSource, build
 from .plugins import registry
 from .preprocess import CLIP_MEAN, CLIP_STD
@@ -168,35 +168,51 @@ def save_checkpoint(source: Path, target: Path, *, variant: str | None = None, d
 
     Raises:
         InputError: there is no such dtype.
-        OutputError: the folder cannot be written to, or is the source itself.
+        OutputError: the folder cannot be written to, and is as it was; or it is the source, or in it.
     """
     if dtype is not None and dtype not in FLOATS:
         raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(FLOATS)}.")
     try:
         target.mkdir(parents=True, exist_ok=True)
-        if target.samefile(source):
-            raise OutputError(f"{target} is what the pipeline was loaded from. Choose another folder.")
-        # First removed and last written, since it is what makes the folder a checkpoint.
-        (target / "model_index.json").unlink(missing_ok=True)
-        for name, stem in STEMS.items():
-            (target / name).mkdir(exist_ok=True)
-            for old in (target / name).iterdir():  # of other variants, or in shards
-                if parse_name(old.name, stem):
-                    old.unlink()
-            shutil.copyfile(source / name / "config.json", target / name / "config.json")
-            with Weights.open(source / name, stem, variant) as weights:
-                tensors = {key: weights.read(key) for key in weights.keys()}
-            if dtype is not None:
-                tensors = {
-                    # By name, since NumPy does not count bfloat16 among its floats.
-                    key: value.astype(dtype) if "float" in value.dtype.name else value
-                    for key, value in tensors.items()
-                }
-            write_weights(target / name / f"{stem}.safetensors", tensors)
-        for name in ("scheduler", "feature_extractor"):
-            shutil.copytree(source / name, target / name, dirs_exist_ok=True)
-        index = json.dumps(read_json(source / "model_index.json"), indent=2)
-        with replacing(target / "model_index.json") as file:
-            file.write_text(index + "\n", encoding="utf-8")
+        if target.resolve().is_relative_to(source.resolve()):
+            raise OutputError(f"{target} is, or lies in, what the pipeline was loaded from. Choose another folder.")
+        with TemporaryDirectory(dir=target, prefix=".svdkit-", ignore_cleanup_errors=True) as folder:
+            _write_checkpoint(source, Path(folder), variant, dtype)
+            _replace_checkpoint(target, Path(folder))
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error.strerror or error}. Choose another folder.") from error
+
+
+def _write_checkpoint(source: Path, target: Path, variant: str | None, dtype: str | None) -> None:
+    for name, stem in STEMS.items():
+        (target / name).mkdir()
+        shutil.copyfile(source / name / "config.json", target / name / "config.json")
+        with Weights.open(source / name, stem, variant) as weights:
+            tensors = {key: weights.read(key) for key in weights.keys()}
+        if dtype is not None:
+            tensors = {
+                # By name, since NumPy does not count bfloat16 among its floats.
+                key: value.astype(dtype) if "float" in value.dtype.name else value
+                for key, value in tensors.items()
+            }
+        write_weights(target / name / f"{stem}.safetensors", tensors)
+    for name in ("scheduler", "feature_extractor"):
+        shutil.copytree(source / name, target / name)
+    index = json.dumps(read_json(source / "model_index.json"), indent=2)
+    (target / "model_index.json").write_text(index + "\n", encoding="utf-8")
+
+
+def _replace_checkpoint(target: Path, new: Path) -> None:
+    """What is whole takes the place of what is there, of which no weights stay that may be taken for the new ones."""
+    # First removed and last moved, since it is what makes the folder a checkpoint.
+    (target / "model_index.json").unlink(missing_ok=True)
+    for folder in filter(Path.is_dir, new.iterdir()):
+        place = target / folder.name
+        if place.is_symlink():  # to what is another checkpoint's, too
+            place.unlink()
+        place.mkdir(exist_ok=True)
+        for old in place.iterdir():
+            if folder.name in STEMS and parse_name(old.name, STEMS[folder.name]):
+                old.unlink()
+        shutil.copytree(folder, place, copy_function=shutil.move, dirs_exist_ok=True)
+    (new / "model_index.json").replace(target / "model_index.json")

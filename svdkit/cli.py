@@ -216,8 +216,8 @@ def generate(
     # Loading may take minutes, so whatever can be found wrong without a model is found before.
     chosen = parse_components(components)
     videos = len(images) * options["num_videos_per_prompt"]
-    targets = {path.resolve() for path in output_paths(output, videos)}
-    if overwritten := [image for image in images if image.resolve() in targets]:
+    targets = {os.path.realpath(path) for path in output_paths(output, videos)}
+    if overwritten := [image for image in images if os.path.realpath(image) in targets]:
         raise OutputError(f"The video would replace the image {overwritten[0]}. Choose another --output.")
     check_size(options["height"] or 8, options["width"] or 8)  # the model tells what is not given
     if options["scheduler"] is not None:

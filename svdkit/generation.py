@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
+import numpy as np
 from attrs import evolve
 
+from .arguments import check_call
 from .errors import InputError
 from .interfaces import Scheduler
 from .output import StableVideoDiffusionPipelineOutput
 from .pipeline import StableVideoDiffusionPipeline
 from .preprocess import ImageInput, load_images
+from .sigmas import validate_sigmas
 
 DEFAULT_MODEL = "stabilityai/stable-video-diffusion-img2vid-xt"
 
@@ -65,7 +69,13 @@ def generate(
             raise InputError("Both seed and generator are given; pass one of them.")
         call["generator"] = seed
     call.pop("return_dict", None)
-    image = load_images(image)  # loading the model may take minutes, and be for nothing
+    # Loading the model may take minutes, and be for nothing.
+    bound = signature(StableVideoDiffusionPipeline.__call__).bind(None, image, **call)
+    bound.apply_defaults()
+    check_call(**bound.arguments)
+    if isinstance(call.get("sigmas"), (list, tuple, np.ndarray)):
+        validate_sigmas(call["sigmas"])
+    image = load_images(image)
     start = time.perf_counter()
     pipe = StableVideoDiffusionPipeline.from_pretrained(
         model,

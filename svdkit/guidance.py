@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
+import reprlib
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import InputError
+from .sigmas import LARGEST
 
 
 def guidance_scales(first: float, last: float, frames: int) -> npt.NDArray[np.float64]:
@@ -19,6 +20,10 @@ def guidance_scales(first: float, last: float, frames: int) -> npt.NDArray[np.fl
         InputError: a scale is not a finite number.
     """
     for name, value in (("min_guidance_scale", first), ("max_guidance_scale", last)):
-        if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
-            raise InputError(f"{name} is {value!r}, expected a finite number; 1.0 and 3.0 are usual.")
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float, np.number))
+            or not -LARGEST <= value <= LARGEST
+        ):
+            raise InputError(f"{name} is {reprlib.repr(value)}, expected a finite number; 1.0 and 3.0 are usual.")
     return np.linspace(first, last, frames)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
-from .arguments import check_latents, check_number, check_replaced
+from .arguments import OUTPUT_TYPES, check_call, check_latents, check_replaced
 from .backend import Array, Backend
 from .checkpoint import (
     FeatureExtractor,
@@ -17,7 +18,7 @@ from .checkpoint import (
     save_checkpoint,
 )
 from .config import video_size
-from .denoiser import CONDITIONS, ConditionedDenoiser
+from .denoiser import ConditionedDenoiser
 from .errors import InputError
 from .guidance import guidance_scales
 from .hub import resolve_model
@@ -34,10 +35,21 @@ from .sampling import get_scheduler, levels_of
 from .scheduler_config import SVD
 from .stages import Stages, noise_levels
 
-OUTPUT_TYPES = {"pil": "pil", "np": "np", "tensor": "tensor", "pt": "tensor", "latent": "latent"}
-CALLBACK_TENSORS = ("latents", *CONDITIONS)
-
+P = ParamSpec("P")
+T = TypeVar("T")
 Callback = Callable[["StableVideoDiffusionPipeline", int, float, dict[str, Any]], Mapping[str, Any] | None]
+
+
+def _exclusively(call: Callable[P, T]) -> Callable[P, T]:
+    """A pipeline's method, of which a backend may want one at a time."""
+
+    @wraps(call)
+    def one(*args: P.args, **kwargs: P.kwargs) -> T:
+        pipe: Any = args[0]
+        with pipe.backend.exclusive():
+            return call(*args, **kwargs)
+
+    return one
 
 
 class StableVideoDiffusionPipeline:
@@ -121,8 +133,10 @@ class StableVideoDiffusionPipeline:
             CheckpointError: the checkpoint is missing, incomplete, corrupt or another pipeline's.
         """
         check_mode(memory, compile)  # before anything is made
-        kernels: Backend = make("backend", backend, None, device, dtype)
+        kernels: Backend = make("backend", backend, None, None if device is None else str(device), dtype)
         base = kernels.memory().used
+        if isinstance(components, str):
+            raise InputError(f"components is {components!r}, expected names by part, such as {{'unet': 'name'}}.")
         chosen = dict(components or {})
         if unknown := set(chosen) - {"unet", "vae", "image_encoder"}:
             raise InputError(f"There is no component {sorted(unknown)[0]!r}; there are unet, vae and image_encoder.")
@@ -140,7 +154,8 @@ class StableVideoDiffusionPipeline:
         solver = solver or get_scheduler(settings.scheduler)  # an error before the weights are read
         policy = MemoryPolicy(memory, Planner(folder, kernels, variant), base, compile, once)
         loader = Loader(folder, kernels, variant, chosen)
-        networks = loader.networks(policy.on_demand)
+        with kernels.exclusive():
+            networks = loader.networks(policy.on_demand)
         if compile:
             compile_all((name, networks[name]) for name in ("unet", "vae"))
         pipe = cls(
@@ -175,7 +190,7 @@ class StableVideoDiffusionPipeline:
 
         Weights are transformed for a device as they are loaded, so they cannot just be copied.
         """
-        if device == self.backend.device:
+        if str(device) == self.backend.device:
             return self
         source, options = self._loaded("be moved")
         moved = self.from_pretrained(
@@ -223,6 +238,7 @@ class StableVideoDiffusionPipeline:
         """Options of the `tqdm` progress bars, for instance `disable=True`."""
         self.progress_bar = options
 
+    @_exclusively
     def __call__(
         self,
         image: ImageInput,
@@ -230,7 +246,7 @@ class StableVideoDiffusionPipeline:
         width: int = 1024,
         num_frames: int | None = None,
         num_inference_steps: int = 25,
-        sigmas: Sequence[float] | str | None = None,
+        sigmas: Sequence[float] | str | os.PathLike[str] | None = None,
         min_guidance_scale: float = 1.0,
         max_guidance_scale: float = 3.0,
         fps: float = 7,
@@ -283,25 +299,24 @@ class StableVideoDiffusionPipeline:
             NumericalError: a NaN or an infinity appeared, and where.
             OutOfMemoryError: the device's memory ran out, in which stage, and what to change.
         """
+        check_call(
+            num_frames=num_frames,
+            num_videos_per_prompt=num_videos_per_prompt,
+            decode_chunk_size=decode_chunk_size,
+            min_guidance_scale=min_guidance_scale,
+            max_guidance_scale=max_guidance_scale,
+            fps=fps,
+            motion_bucket_id=motion_bucket_id,
+            noise_aug_strength=noise_aug_strength,
+            output_type=output_type,
+            callback_on_step_end=callback_on_step_end,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+        )
         frames = num_frames if num_frames is not None else self.unet.config.num_frames
         check_size(height, width, self.vae.config.scale_factor)
-        for name, value in (
-            ("num_frames", frames),
-            ("num_videos_per_prompt", num_videos_per_prompt),
-            ("decode_chunk_size", decode_chunk_size if decode_chunk_size is not None else 1),
-        ):
-            check_number(name, value, minimum=1, whole=True)
-        check_number("fps", fps, minimum=1)
-        check_number("motion_bucket_id", motion_bucket_id, minimum=0)
-        check_number("noise_aug_strength", noise_aug_strength, minimum=0)
         scales = guidance_scales(min_guidance_scale, max_guidance_scale, frames)
         given = noise_levels(self.sigma_schedule, self.scheduler, sigmas, num_inference_steps, to_zero)
         levels = levels_of(self.scheduler, given, to_zero=False)
-        if not isinstance(output_type, str) or output_type not in OUTPUT_TYPES:
-            raise InputError(f"output_type is {output_type!r}, expected pil, np, tensor or latent.")
-        handed = tuple(callback_on_step_end_tensor_inputs)
-        if unknown := set(handed) - set(CALLBACK_TENSORS):
-            raise InputError(f"There is no tensor {sorted(unknown)[0]!r} to hand; there are {CALLBACK_TENSORS}.")
         pictures = load_images(image)
         videos = len(pictures) * num_videos_per_prompt
         seeds = seeds_of(generator, videos)
@@ -317,9 +332,9 @@ class StableVideoDiffusionPipeline:
         def step_ended(step: int, x: Array, denoiser: ConditionedDenoiser) -> Array:
             assert callback_on_step_end is not None
             tensors = {"latents": x, **denoiser.conditions()}
-            given = {name: tensors[name] for name in handed}
+            given = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
             replaced = callback_on_step_end(self, step, scalings(levels[step]).c_noise, dict(given))
-            tensors = check_replaced(replaced, given, x)
+            tensors = check_replaced(replaced, given, x, k)
             x = tensors.pop("latents")
             denoiser.replace(tensors)
             return x

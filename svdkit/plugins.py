@@ -93,10 +93,10 @@ class Registry:
             try:
                 self.manager.register(point.load(), origin)
                 self.manager.check_pending()
-            except Exception as error:  # whatever a stranger's module raises must not stop the others
+            except (Exception, SystemExit) as error:  # whatever a stranger's module raises must not stop the others
                 self._isolate(origin, error)
 
-    def _isolate(self, origin: str, error: Exception) -> None:
+    def _isolate(self, origin: str, error: BaseException) -> None:
         if plugin := self.manager.get_plugin(origin):
             self.manager.unregister(plugin)
         self.broken[origin] = f"{type(error).__name__}: {error}"
@@ -113,7 +113,7 @@ class Registry:
                 wrong = [spec for spec in specs if not isinstance(spec, expected)]
                 if wrong:
                     raise TypeError(f"{KINDS[kind]} returned {wrong[0]!r}, expected a {expected.__name__}")
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 self._isolate(origin, error)
                 continue
             yield from (Entry(spec, origin) for spec in specs)
@@ -170,7 +170,7 @@ class Registry:
         module, _, attribute = spec.target.partition(":")
         try:
             target: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise BrokenPluginError(
                 f"The {kind} {spec.name!r}, registered by {entry.origin}, cannot be loaded from {spec.target}. "
                 f"{type(error).__name__}: {error}"

@@ -172,9 +172,9 @@ def _load(item: object, name: str) -> list[Picture]:
 def _from_file(path: Path) -> Image.Image:
     """The picture in a file, which is closed again."""
     try:
-        # Pillow only warns of a picture up to twice as large as the one that it refuses to decode.
+        # Pillow warns of a picture half as large as the one that it refuses to decode; telephones take such.
         with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with path.open("rb") as file, Image.open(file) as picture:
                 return _upright_rgb(picture, str(path))
     except (ImageError, MemoryError):
@@ -192,9 +192,9 @@ def _why_unreadable(path: Path, error: Exception) -> str:
             return "is a directory. Pass the path of one picture, or a list of such paths."
         case PermissionError():
             return "may not be read. Check the file's permissions."
-        case Image.DecompressionBombWarning() | Image.DecompressionBombError():
+        case Image.DecompressionBombError():
             return (
-                f"has too many pixels to be decoded safely: {error} Scale it down, or raise "
+                f"has too many pixels to be decoded safely: {error} Scale it down; or, in Python, raise "
                 "PIL.Image.MAX_IMAGE_PIXELS if you trust it."
             )
         case UnidentifiedImageError() if path.stat().st_size == 0:
@@ -208,7 +208,10 @@ def _upright_rgb(picture: Image.Image, name: str) -> Image.Image:
     """A copy in 8-bit RGB, turned as its EXIF orientation says."""
     if 0 in picture.size:
         raise ImageError(f"`{name}` has no pixels: its size is {picture.width}x{picture.height}. {_EXPECTED}")
-    upright = ImageOps.exif_transpose(picture)
+    try:
+        upright = ImageOps.exif_transpose(picture)
+    except Exception:  # Pillow's reader of EXIF raises whatever it stumbles over; the pixels may be whole
+        upright = picture.copy()
     upright.info.pop("transparency", None)  # it would be dropped anyway, but with a warning
     if upright.mode in _WHITES or upright.mode.startswith("I;16"):
         return _to_8_bits(upright, name).convert("RGB")

@@ -11,7 +11,7 @@ from .arrays import like
 from .backend import Array
 from .errors import InputError
 from .interfaces import ChoosesLevels, Denoiser, Scheduler
-from .noise import Purpose, normal
+from .noise import Purpose, normal, seeds_of
 from .plugins import make, parse_options
 from .sigmas import validate_sigmas
 
@@ -99,9 +99,9 @@ def sample(
 
     Raises:
         SigmasError: the noise levels do not descend.
-        InputError: the scheduler or one of its options cannot be used.
+        InputError: the scheduler, one of its options or the seed cannot be used.
     """
-    solver = get_scheduler(scheduler)
+    solver, (seed,) = get_scheduler(scheduler), seeds_of(seed, 1)
     levels = levels_of(solver, sigmas, to_zero)
     last = len(levels) - 1
     stop = last if stop is None else stop

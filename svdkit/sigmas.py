@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,8 @@ import numpy.typing as npt
 from .errors import InputError, SigmasError
 
 SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 700.0, 7.0
+LARGEST = 1e100
+"""Larger numbers could not be squared."""
 
 
 def validate_sigmas(sigmas: Sequence[float] | npt.NDArray[Any], *, to_zero: bool = True) -> tuple[float, ...]:
@@ -34,8 +35,8 @@ def validate_sigmas(sigmas: Sequence[float] | npt.NDArray[Any], *, to_zero: bool
             sigma = float(value)
         except (TypeError, ValueError, OverflowError):
             raise SigmasError(f"sigmas[{i}] is {value!r}, expected a number.") from None
-        if not math.isfinite(sigma):
-            raise SigmasError(f"sigmas[{i}] is {sigma}, expected a finite number.")
+        if not abs(sigma) <= LARGEST:
+            raise SigmasError(f"sigmas[{i}] is {sigma}, expected a finite number of at most {LARGEST:g}.")
         if sigma < 0 or (sigma == 0 and i < len(sigmas) - 1):
             raise SigmasError(f"sigmas[{i}] is {sigma:g}, expected a positive number; only the last may be 0.")
         if values and sigma >= values[-1]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -198,7 +199,7 @@ class Stages:
 def noise_levels(
     model: Callable[[int], Sequence[float]],
     scheduler: Scheduler,
-    sigmas: Sequence[float] | str | None,
+    sigmas: Sequence[float] | str | os.PathLike[str] | None,
     steps: int,
     to_zero: bool = True,
 ) -> tuple[float, ...]:
@@ -220,8 +221,8 @@ def noise_levels(
     if sigmas is None:
         sigmas = model(check_steps(steps))
         to_zero = to_zero and getattr(model, "to_zero", True)
-    elif isinstance(sigmas, str):
-        sigmas = read_sigmas(sigmas, steps, to_zero=to_zero)
+    elif isinstance(sigmas, (str, os.PathLike)):
+        sigmas = read_sigmas(os.fspath(sigmas), steps, to_zero=to_zero)
     return validate_sigmas(sigmas, to_zero=to_zero)
 
 

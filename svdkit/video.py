@@ -131,6 +131,7 @@ _WRITERS: dict[str, Callable[[Path, Sequence[Image.Image], Fraction], None]] = {
     "": _write_folder,
 }
 
+MOST_FPS = 240
 SUFFIXES = tuple(_WRITERS)
 """Suffixes that `write_video` knows, in any case; the empty one is a folder of PNGs."""
 
@@ -153,6 +154,8 @@ def check_output(path: str | os.PathLike[str], *, fps: float = 7) -> Path:
     path = Path(path)
     _rate(fps)
     suffix = path.suffix.lower()
+    if not suffix and path.name.lower() in SUFFIXES[:-1]:
+        raise OutputError(f"{path} has no name before its suffix. Choose one, such as video{path.name}.")
     if suffix not in SUFFIXES:
         known = ", ".join(filter(None, SUFFIXES))
         raise OutputError(
@@ -160,7 +163,7 @@ def check_output(path: str | os.PathLike[str], *, fps: float = 7) -> Path:
             "suffix for a folder of PNGs."
         )
     with as_output_error(path):
-        target = path.resolve()
+        target = Path(os.path.realpath(path))
         if not target.parent.is_dir():
             raise OutputError(f"{path}: there is no folder {target.parent}. Create it or choose another.")
         if suffix and target.exists():
@@ -209,7 +212,7 @@ def write_video(path: str | os.PathLike[str], frames: Frames, fps: float = 7) ->
     suffix = path.suffix.lower()
     with as_output_error(path):
         # As with open(), what a symbolic link points to is written, not the link.
-        target = path.resolve()
+        target = Path(os.path.realpath(path))
         with _scratch(target) as folder:
             finished = Path(folder, f"video{suffix}")
             _WRITERS[suffix](finished, images, _rate(fps))
@@ -221,11 +224,11 @@ def write_video(path: str | os.PathLike[str], frames: Frames, fps: float = 7) ->
 
 def _rate(fps: float) -> Fraction:
     """`fps` as the ratio it stands for, such as 2997/100 or 24000/1001; `InputError` unless in (0, 240]."""
-    if isinstance(fps, Real) and 0 < fps <= 240:
+    if isinstance(fps, Real) and 0 < fps <= MOST_FPS:
         rate = Fraction(float(fps)).limit_denominator(1_000_000)
         if rate:
             return rate
-    raise InputError(f"fps is {fps!r}; it must be a number above 0 and at most 240.")
+    raise InputError(f"fps is {fps!r}; it must be a number above 0 and at most {MOST_FPS}.")
 
 
 def _images(frames: Frames) -> list[Image.Image]:

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -160,7 +161,7 @@ def test_where_a_checkpoint_cannot_be_saved(copy: Path, tmp_path: Path, expected
         with pytest.raises(OutputError, match=f"{target} cannot be written: .*Choose another folder"):
             pipe.save_pretrained(tmp_path / target)
     assert (tmp_path / "file").read_text() == "old"
-    with pytest.raises(OutputError, match="is what the pipeline was loaded from"):
+    with pytest.raises(OutputError, match="is, or lies in, what the pipeline was loaded from"):
         pipe.save_pretrained(copy)
     assert np.array_equal(latents(load(copy)), expected)
 
@@ -173,11 +174,18 @@ def test_saving_over_another_checkpoint_leaves_nothing_of_it(
         weights.rename(weights.with_name(f"{weights.stem}.fp16.safetensors"))
     (copy / "unet" / "notes.txt").write_text("kept")
     pipe = load(plain)
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    for function, error in (("write_weights", KeyboardInterrupt), ("write_weights", OSError(28, "No space left"))):
+        with monkeypatch.context() as patch:
+            patch.setattr(svdkit.checkpoint, function, Mock(side_effect=[None, error]))
+            with pytest.raises((KeyboardInterrupt, OutputError)):
+                pipe.save_pretrained(copy)
+        assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
     with monkeypatch.context() as patch:
-        patch.setattr(svdkit.checkpoint, "write_weights", interrupt)
+        patch.setattr(shutil, "move", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             pipe.save_pretrained(copy)
-    with pytest.raises(CheckpointError, match="lacks model_index"):
+    with pytest.raises(CheckpointError, match="has no model_index"):  # it is between two, and so is none
         load(copy)
     pipe.save_pretrained(copy)
     assert np.array_equal(latents(load(copy)), expected)
@@ -186,8 +194,15 @@ def test_saving_over_another_checkpoint_leaves_nothing_of_it(
         load(copy, variant="fp16")
 
 
-def interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+def test_saving_leaves_alone_what_a_link_leads_to(plain: Path, copy: Path, tmp_path: Path, expected: Any) -> None:
+    target = shutil.copytree(plain, tmp_path / "linked")
+    shutil.rmtree(target / "unet")
+    (target / "unet").symlink_to(copy / "unet")
+    load(copy).save_pretrained(target)
+    for folder in (copy, target):
+        assert np.array_equal(latents(load(folder)), expected)
+    with pytest.raises(OutputError, match="lies in, what the pipeline was loaded from"):
+        load(copy).save_pretrained(copy / "scheduler" / "deeper")
 
 
 # Reading

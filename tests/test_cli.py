@@ -258,6 +258,11 @@ def test_help_shows_defaults() -> None:
     assert text.count("[default: (the model's); x>=8]") == 2  # height and width
 
 
+def test_python_runs_it_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "svdkit", "schedulers"], capture_output=True, text=True, check=True)
+    assert "euler" in done.stdout
+
+
 def test_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli_demo, "CALL", cli_demo.CALL | {"num_inference_steps": 1, "max_guidance_scale": 1.0})
     result = run("demo", "--backend", "torch")
@@ -292,7 +297,7 @@ def test_demo_looks_first_where_its_pictures_go() -> None:
     Path("out.png").mkdir()
     result = run("demo", "-o", "out.gif")
     assert result.exit_code == 2
-    assert "out.png is a folder" in result.stderr
+    assert "is a folder, and would be a picture" in result.stderr
     assert not Path("out.gif").exists()
 
 
@@ -376,7 +381,7 @@ def test_nothing_is_loaded_before_the_call_is_known_to_be_right(calls: list[dict
         (2, ["--scheduler", "eulr"], ["no scheduler 'eulr'", "Did you mean 'euler'"]),
         (2, ["--dtype", "float7"], ["float7", "float32"]),
         (2, ["--device", "abacus"], ["abacus", "cpu"]),
-        (2, ["--component", "nose=x"], ["no component 'nose'", "unet"]),
+        (2, ["--component", "nose=x"], ["A component is 'nose=x'", "unet"]),
         (2, ["--component", "unet=x"], ["'x'", "default"]),
         (2, ["--model", "tiny-randm"], ["tiny-randm", "tiny-random"]),
         (2, ["--min-guidance-scale", "nan"], ["guidance"]),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -25,6 +26,7 @@ pytest.importorskip("mindspore")
 from svdkit_loops import patches
 from svdkit_mindspore import eager
 from svdkit_mindspore.backend import create
+from svdkit_numpy.backend import NumpyBackend
 
 IN_FLOAT64 = 1e-14
 """NumPy and torch round differently; the worst measured is 6e-16."""
@@ -153,6 +155,14 @@ def test_named_shapes_against_torch(name: str, shape: dict[str, Any]) -> None:
 def test_drawn_shapes_against_torch(name: str, data: st.DataObject) -> None:
     shape = data.draw(KERNELS[name].drawn)
     assert measure(KERNELS[name].run, reference(), TorchOracle(), **shape) <= (0 if KERNELS[name].moves else IN_FLOAT64)
+
+
+def test_a_constant_is_normalised_to_nothing() -> None:
+    """By the reference in float32 too: later norms would make what is left of it large again."""
+    k, ones, zeros = NumpyBackend("cpu", "float32"), np.ones(32, np.float32), np.zeros(32, np.float32)
+    x = np.broadcast_to(np.float32(0.7) + np.arange(32, dtype=np.float32)[:, None, None], (2, 32, 16, 16))
+    assert np.abs(k.group_norm(ones, zeros, 32, 1e-6, False)(k.to_map(k.array(x)))).max() == 0
+    assert np.abs(k.layer_norm(ones, zeros, 1e-6)(k.array(np.full((5, 32), 0.7)))).max() == 0
 
 
 def test_every_kernel_is_tried() -> None:

@@ -22,12 +22,13 @@ from reference import picture, relative_error
 
 import svdkit
 import svdkit.sampling
+from svdkit.arguments import CALLBACK_TENSORS
 from svdkit.errors import ImageError, InputError, NumericalError, OutputError
 from svdkit.generation import generate
 from svdkit.memory.planning import plan
 from svdkit.noise import Purpose, normal
 from svdkit.output import StableVideoDiffusionPipelineOutput
-from svdkit.pipeline import CALLBACK_TENSORS, StableVideoDiffusionPipeline
+from svdkit.pipeline import StableVideoDiffusionPipeline
 from svdkit.plugins import make, registry
 from svdkit.preprocess import vae_pixels
 from svdkit.sigmas import karras
@@ -338,6 +339,66 @@ def test_the_schedule_is_the_checkpoints_or_one_by_name(pipe: StableVideoDiffusi
     assert used(num_inference_steps=4, sigmas="karras") == tuple(karras(4))
 
 
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ({"num_frames": 0}, "num_frames is 0"),
+        ({"num_videos_per_prompt": None}, "num_videos_per_prompt is None"),
+        ({"sigmas": [1, 2]}, r"sigmas\[1\] is 2"),
+        ({"output_type": "mp4"}, "output_type is 'mp4'"),
+        ({"fps": 1000}, "fps is 1000, expected a finite number of at least 1 and at most 240"),
+        ({"fps": 10**400}, "fps is 1000"),
+        ({"max_guidance_scale": 10**400}, "max_guidance_scale is 1000"),
+        ({"callback_on_step_end": 5}, "callback_on_step_end is 5, expected a function"),
+        ({"callback_on_step_end_tensor_inputs": None}, "None, expected a list of names"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_with_a_call_is_found_before_the_model_is_fetched(
+    call: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StableVideoDiffusionPipeline, "from_pretrained", None)
+    with pytest.raises(InputError, match=words):
+        generate(picture(), model="there/is-none", **call)
+    with pytest.raises(TypeError, match="num_inference_step"):
+        generate(picture(), model="there/is-none", num_inference_step=5)
+
+
+def test_levels_come_from_a_path_too(pipe: StableVideoDiffusionPipeline, tmp_path: Path) -> None:
+    (tmp_path / "levels.txt").write_text("14, 2.5")
+    assert run(pipe, sigmas=tmp_path / "levels.txt", return_dict=True).sigmas == (14, 2.5, 0)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch", "mindspore"])
+def test_a_callback_may_return_arrays_of_the_host(backend: str, checkpoint: Callable[[str], Path]) -> None:
+    pipe = StableVideoDiffusionPipeline.from_pretrained(checkpoint("plain"), backend=backend, dtype="float32")
+    names = ("latents", "guidance_scale", "image_latents")
+
+    def doubled(pipe: Any, step: int, timestep: float, tensors: dict[str, Any]) -> dict[str, Any]:
+        return {name: 2 * pipe.backend.numpy(tensors[name]).astype(np.float64) for name in names}
+
+    def of_the_framework(pipe: Any, step: int, timestep: float, tensors: dict[str, Any]) -> dict[str, Any]:
+        return {name: 2 * tensors[name] for name in names}
+
+    options = {"generator": 1, "output_type": "np", "callback_on_step_end_tensor_inputs": names}
+    made = [run(pipe, **options, callback_on_step_end=f) for f in (doubled, of_the_framework, None)]
+    np.testing.assert_allclose(made[0], made[1], atol=1e-5)
+    assert np.abs(made[0] - made[2]).max() > 1e-2
+
+
+def test_a_device_may_be_torchs_own_object(
+    pipe: StableVideoDiffusionPipeline, checkpoint: Callable[[str], Path]
+) -> None:
+    assert pipe.to(torch.device("cpu")) is pipe
+    folder = checkpoint("plain")
+    made = StableVideoDiffusionPipeline.from_pretrained(folder, backend="torch", device=torch.device("cpu"))
+    assert made.backend.device == "cpu"
+    with pytest.raises(InputError, match="no device 'cpu:9'"):
+        StableVideoDiffusionPipeline.from_pretrained(folder, backend="numpy", device="cpu:9")
+    with pytest.raises(InputError, match="components is 'unet=x', expected names by part"):
+        StableVideoDiffusionPipeline.from_pretrained(folder, backend="numpy", components="unet=x")
+
+
 def test_a_scheduler_is_assigned_by_name_too(pipe: StableVideoDiffusionPipeline) -> None:
     pipe.scheduler = "dpm_2_ancestral:eta=0.5"
     assert repr(pipe.scheduler) == repr(svdkit.sampling.get_scheduler("dpm_2_ancestral:eta=0.5"))
@@ -569,8 +630,8 @@ def test_chunked_feed_forward_layers_equal_whole_ones(
     assert rows == [length]
 
 
-@pytest.mark.parametrize(("size", "dim"), [(0, 0), (-1, 0), (1, 2), (1, -1)])
-def test_impossible_forward_chunking(pipe: StableVideoDiffusionPipeline, size: int, dim: int) -> None:
+@pytest.mark.parametrize(("size", "dim"), [(0, 0), (-1, 0), (1, 2), (1, -1), (1.5, 1)])
+def test_impossible_forward_chunking(pipe: StableVideoDiffusionPipeline, size: Any, dim: int) -> None:
     with pytest.raises(InputError, match=f"dim 0 or 1 and a positive size, not dim {dim} and size {size}"):
         pipe.unet.enable_forward_chunking(size, dim)
 
@@ -941,6 +1002,7 @@ def test_generate_passes_everything_on(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     given = {name: object() for name in loading if name not in ("model", "once")}
     call = {name: object() for name in SIGNATURE if name not in ("image", "return_dict", "generator")}
+    monkeypatch.setattr(svdkit.generation, "check_call", lambda **call: None)  # there are no such numbers
     seen: dict[str, Any] = {}
 
     class Loaded:

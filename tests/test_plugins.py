@@ -236,6 +236,7 @@ def test_hook_svdkit_sigma_schedules(install: Install, generate: Callable[..., A
 
 BROKEN = {
     "import raises": ("raise RuntimeError('on purpose')", "RuntimeError: on purpose"),
+    "import ends Python": ("import sys; sys.exit(0)", "SystemExit: 0"),
     "import lacks a module": ("import there_is_no_such_module", "No module named 'there_is_no_such_module'"),
     "syntax error": ("def :", "SyntaxError"),
     "hook raises": ("@hookimpl\ndef svdkit_schedulers():\n    return 1 / 0", "ZeroDivisionError"),

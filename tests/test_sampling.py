@@ -274,11 +274,24 @@ def test_levels_are_chosen_once() -> None:
     assert result.nfe == 4
 
 
+def test_noise_is_whole_where_x_is_of_whole_numbers() -> None:
+    levels = {"sigmas": [700.0, 1.0], "scheduler": "lcm", "seed": 3, "to_zero": False}
+    whole, real = (sample(lambda x, sigma: x * 0.0, np.full(8, 700, dtype), **levels).x for dtype in (int, float))
+    np.testing.assert_allclose(whole, real, rtol=1e-6)
+    assert np.abs(real).min() > 0
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "3"])
+def test_what_is_no_seed(seed: Any) -> None:
+    with pytest.raises(InputError, match=r"seed|generator"):
+        sample(toy, start(), sigmas=LEVELS, scheduler="euler_ancestral", seed=seed)
+
+
 def test_a_bad_list_of_levels_calls_nothing() -> None:
     def denoise(x: Vector, sigma: float) -> Vector:
         raise AssertionError("called")
 
-    for sigmas in ([], [1.0, 2.0], [np.nan], [0.0], [-1.0]):
+    for sigmas in ([], [1.0, 2.0], [np.nan], [0.0], [-1.0], [1e160, 1.0]):
         with pytest.raises(SigmasError):
             sample(denoise, start(), sigmas=sigmas)
 

@@ -25,7 +25,14 @@ from svdkit import ComponentSpec, PluginSpec, StableVideoDiffusionPipeline, hook
 from svdkit.backend import Device
 from svdkit.checkpoint import load_component
 from svdkit.cli import cli
-from svdkit.errors import CheckpointError, DuplicatePluginError, InputError, SigmasError, UnknownPluginError
+from svdkit.errors import (
+    CheckpointError,
+    DuplicatePluginError,
+    InputError,
+    OutputError,
+    SigmasError,
+    UnknownPluginError,
+)
 from svdkit.hub import resolve_model
 from svdkit.plugins import registry
 from svdkit.sampling import get_scheduler
@@ -180,6 +187,19 @@ def test_a_study_survives_its_file(small: Callable[..., Study], tmp_path: Path) 
     assert study.schedules == ("ays", "700.0,20.0,0.5")
     (tmp_path / "study.toml").write_text(study.as_toml(), encoding="utf-8")
     assert Study.of(read_toml(tmp_path / "study.toml")) == study
+
+
+def test_a_damaged_result_is_named(small: Callable[..., Study], tmp_path: Path) -> None:
+    grid = small().absolute().as_toml()
+    (tmp_path / "grid.toml").write_text(grid)
+    svdkit.study(tmp_path / "results", tmp_path / "grid.toml", progress=False)
+    (cell,) = (tmp_path / "results" / "cells").glob("*.npz")
+    whole = cell.read_bytes()
+    cell.write_bytes(whole[:2000])
+    with pytest.raises(OutputError, match=f"{cell.name} is damaged .*Remove it, and the study computes it again"):
+        svdkit.study(tmp_path / "results", tmp_path / "grid.toml", progress=False)
+    cell.unlink()
+    assert (svdkit.study(tmp_path / "results", tmp_path / "grid.toml", progress=False)["status"] == "done").all()
 
 
 def test_images_in_a_file_are_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -370,6 +370,13 @@ def test_empty_folder_is_filled(tmp_path: Path) -> None:
 
 
 @posix
+def test_a_link_to_itself_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "clip.gif").symlink_to(tmp_path / "clip.gif")
+    write_video(tmp_path / "clip.gif", gradient(2))
+    assert len(read(tmp_path / "clip.gif")) == 2
+
+
+@posix
 def test_symbolic_link_is_followed(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     link = tmp_path / "clip.gif"
@@ -384,6 +391,7 @@ def test_symbolic_link_is_followed(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("clip.avi", r"\.avi files cannot be written.*\.mp4, \.webm, \.gif, \.webp, or .* folder of PNGs"),
+        (".mp4", r"no name before its suffix.*video\.mp4"),
         ("nowhere/clip.mp4", "no folder .*nowhere"),
         ("nowhere/clip", "no folder .*nowhere"),
         ("file/clip.mp4", "no folder .*file"),

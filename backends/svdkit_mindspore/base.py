@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from itertools import count
+from threading import RLock
 from typing import Any, cast
 
 import mindspore as ms
@@ -43,6 +44,9 @@ class MindSporeBackend(Backend):
         ascend = ms.device_context.ascend
         for i in range(ascend.device_count() if ascend.is_available() else 0):
             yield Device(f"ascend:{i}", "Ascend NPU")
+
+    def exclusive(self) -> RLock:
+        return _ONE_AT_A_TIME
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         text = str(error).lower()
@@ -107,6 +111,8 @@ class MindSporeBackend(Backend):
         return lambda a, b: b + (a - b) * share
 
 
+_ONE_AT_A_TIME = RLock()
+"""MindSpore 2.10 gives wrong numbers, or ends the process, when two threads call operators."""
 _NUMBERS = count()
 IN_GRAPH = ContextVar("IN_GRAPH", default=False)
 """Whether operators are being recorded, and so have no values."""

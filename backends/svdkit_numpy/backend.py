@@ -110,9 +110,7 @@ class NumpyBackend(Backend):
 
         def apply(x: Map, frames: int = 1) -> Map:
             grouped = x.reshape(-1, frames, groups, x.shape[1] // groups, *x.shape[2:])
-            mean = grouped.mean((1, 3, 4, 5), keepdims=True)
-            variance = grouped.var((1, 3, 4, 5), keepdims=True)
-            y = ((grouped - mean) / np.sqrt(variance + eps)).reshape(x.shape) * scale + shift
+            y = _normalised(grouped, (1, 3, 4, 5), eps).reshape(x.shape) * scale + shift
             return self.silu(y) if silu else y
 
         return apply
@@ -121,8 +119,7 @@ class NumpyBackend(Backend):
         scale, shift = self.array(weight), self.array(bias)
 
         def apply(x: Array) -> Array:
-            centred = x - x.mean(-1, keepdims=True)
-            return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps) * scale + shift
+            return _normalised(x, (-1,), eps) * scale + shift
 
         return apply
 
@@ -161,3 +158,10 @@ class NumpyBackend(Backend):
     def add_rows(self, x: Array | Map, rows: Array) -> Array | Map:
         rows = np.repeat(rows, x.shape[0] // rows.shape[0], axis=0)
         return x + (rows[:, None] if x.ndim == 3 else rows[:, :, None, None])
+
+
+def _normalised(x: Array, axes: tuple[int, ...], eps: float) -> Array:
+    """Statistics are float64: what float32 leaves of a constant, divided by the root of `eps`, would be 2e-4."""
+    centred = x - x.mean(axes, np.float64, keepdims=True).astype(x.dtype)
+    variance = (centred**2).mean(axes, np.float64, keepdims=True)
+    return centred / np.sqrt(variance + eps).astype(x.dtype)

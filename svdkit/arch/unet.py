@@ -115,7 +115,7 @@ class UNet:
             chunk_size: rows at a time; 1 if not given.
             dim: 0 to cut along the frames, 1 along the positions.
         """
-        if dim not in (0, 1) or (chunk_size is not None and chunk_size < 1):
+        if dim not in (0, 1) or (chunk_size is not None and not (isinstance(chunk_size, int) and chunk_size >= 1)):
             raise InputError(f"Chunking takes dim 0 or 1 and a positive size, not dim {dim} and size {chunk_size}.")
         self._chunk(chunk_size or 1, dim)
 

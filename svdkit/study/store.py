@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 from attrs import frozen
@@ -109,6 +110,9 @@ class Store:
                 return np.asarray(arrays[name])
         except FileNotFoundError:
             raise KeyError(f"{self.folder} has no result {key!r} among its {kind}.") from None
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            path = self.folder / kind / f"{key}.npz"
+            raise OutputError(f"{path} is damaged ({error}). Remove it, and the study computes it again.") from error
 
     def claim(self, key: str) -> FileLock | None:
         """A lock that makes this process the one to compute a cell, until it is released or the process ends.
