@@ -49,12 +49,12 @@ def check_call(
     **others: Any,
 ) -> None:
     """Raises `InputError` for what can be found wrong with a pipeline's call without its model."""
-    for name, value, default in (
-        ("num_frames", num_frames, 1),
-        ("num_videos_per_prompt", num_videos_per_prompt, num_videos_per_prompt),
-        ("decode_chunk_size", decode_chunk_size, 1),
+    for name, value in (
+        ("num_frames", 1 if num_frames is None else num_frames),
+        ("num_videos_per_prompt", num_videos_per_prompt),
+        ("decode_chunk_size", 1 if decode_chunk_size is None else decode_chunk_size),
     ):
-        check_number(name, default if value is None else value, minimum=1, whole=True)
+        check_number(name, value, minimum=1, whole=True)
     check_number("fps", fps, minimum=1, maximum=MOST_FPS)
     check_number("motion_bucket_id", motion_bucket_id, minimum=0)
     check_number("noise_aug_strength", noise_aug_strength, minimum=0)
