@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from pathlib import Path
 
 import click
@@ -9,6 +11,24 @@ import click
 TRACEBACK = "svdkit.traceback"
 """Where a command's context notes that the source of errors is to be shown."""
 PATH, COUNT, NOT_NEGATIVE = click.Path(path_type=Path), click.IntRange(min=1), click.FloatRange(min=0)
+
+
+class _Teller(logging.Handler):
+    """Writes a line above progress bars, not into them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line."""
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def _tell_unless_quiet(_ctx: click.Context, _param: click.Parameter, quiet: bool) -> bool:
+    """What svdkit has to tell on the way, such as that loops are compiled, goes to stderr."""
+    logger = logging.getLogger("svdkit")
+    logger.handlers = [] if quiet else [_Teller()]
+    logger.setLevel(logging.INFO)
+    return quiet
 
 
 def _note_traceback(ctx: click.Context, _: click.Parameter, value: bool) -> None:
@@ -24,7 +44,9 @@ memory_option = click.option(
     "makes it fit (auto); see `svdkit plan`.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout, and nothing else there.")
-quiet_option = click.option("--quiet", "-q", is_flag=True, help="Show no progress and no summary.")
+quiet_option = click.option(
+    "--quiet", "-q", is_flag=True, callback=_tell_unless_quiet, help="Show no progress and no summary."
+)
 traceback_option = click.option(
     "--traceback",
     is_flag=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import logging
 import os
 import re
 import signal
@@ -134,6 +135,18 @@ def test_quiet_prints_nothing() -> None:
     result = run("generate", "a.png", "-o", "out.gif", *SMALL, "--quiet")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
     assert Path("out.gif").is_file()
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_what_is_told_on_the_way_is_on_stderr(quiet: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def generate(image: Any, **options: Any) -> StableVideoDiffusionPipelineOutput:
+        logging.getLogger("svdkit.loops").info("compiling")
+        return StableVideoDiffusionPipelineOutput([[Image.new("RGB", (8, 8))]])
+
+    monkeypatch.setattr(GENERATE, "generate", generate)
+    result = run("generate", "a.png", "-o", "out.gif", "--json", *["--quiet"] * quiet)
+    assert ("compiling\n" in result.stderr) == (not quiet)
+    assert "compiling" not in result.stdout
 
 
 def test_quiet_leaves_json() -> None:

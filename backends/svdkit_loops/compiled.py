@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import cache
 from hashlib import sha256
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
+from numba.core import event
 
 from svdkit import winograd
 
@@ -38,6 +40,24 @@ def _compiled(function: F, liberties: set[str]) -> F:
     # Numba asks whether the function's own file is as it was. Loops have the sizes of tiles, and helpers, of others.
     loop._cache._cache_file._source_stamp = _sources()
     return cast(F, loop)
+
+
+class _Tells(event.Listener):  # type: ignore[misc]
+    """Says once that loops are being compiled, since nothing else is seen to happen meanwhile."""
+
+    told = False
+
+    def on_start(self, event: Any) -> None:
+        if not self.told and event.data["dispatcher"].py_func.__module__.startswith(__package__):
+            self.told = True
+            _log.info("Compiling loops for this processor, half a minute in all. They are kept for later runs.")
+
+    def on_end(self, event: Any) -> None:
+        pass
+
+
+_log = logging.getLogger("svdkit.loops")
+event.register("numba:compile", _Tells())
 
 
 @cache
