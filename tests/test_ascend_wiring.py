@@ -690,7 +690,7 @@ def test_devices_are_claimed(claimed: list[tuple[Any, ...]], monkeypatch: pytest
 
 
 def test_devices_that_do_not_exist(claimed: list[tuple[Any, ...]]) -> None:
-    for name, message in {"ascend:2": "2 NPUs", "ascend:x": "'ascend:1'", "ascend:-1": "'ascend:1'"}.items():
+    for name, message in {"ascend:2": "2 NPUs", "ascend:x": "'ascend:x'", "ascend:-1": "'ascend:-1'"}.items():
         with pytest.raises(InputError, match=message):
             ascend.MindSporeAscend(name)
     with pytest.raises(InputError, match="float64"):

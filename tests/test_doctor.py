@@ -190,7 +190,11 @@ ENDS = {
         "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
         "Python ended with signal 11 (Segmentation fault)",
     ),
-    "speaks-last": ("import sys; sys.exit('no licence')", "Python ended with status 1; its last words: no licence"),
+    "speaks-last": (
+        "import os, sys; sys.stderr.write('no licence'); sys.stderr.flush(); os._exit(1)",
+        "Python ended with status 1; its last words: no licence",
+    ),
+    "exits-politely": ("import sys; sys.exit('no licence')", "cannot be loaded: SystemExit: no licence"),
     "hangs": ("import time; time.sleep(600)", "no answer within 8 seconds"),
 }
 
@@ -207,7 +211,8 @@ def test_an_import_that_ends_python_or_never_ends_stops_nothing(plant: Plant) ->
     report = examine(seconds=8)  # the others need less than one
     for name, (_, reason) in ENDS.items():
         for wrong in (named(report, name), named(report, f"again-{name}")):
-            assert (wrong.state, wrong.reason, wrong.command) == ("broken", reason, upgrade(f"{name}-one"))
+            assert (wrong.state, wrong.command) == ("broken", upgrade(f"{name}-one"))
+            assert wrong.reason.endswith(reason)
         for fine in ("before", "after"):
             assert named(report, f"{fine}-{name}").state == "available"
     fatal = named(report, "of-fatal-one")

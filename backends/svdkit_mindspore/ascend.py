@@ -218,8 +218,6 @@ def _part_frames(x: Array) -> Map:
 def _claim(device: str) -> None:
     """Make the NPU this process's device: MindSpore wants that done once, before the first operator."""
     _, _, index = device.partition(":")
-    if index and not index.isdecimal():
-        raise InputError(f"{device!r} is no device; expected 'ascend', or 'ascend:1' for the second NPU.")
     try:
         if not index:  # what the program or its launcher has chosen stays
             if ms.get_current_device().device_target != "Ascend":
