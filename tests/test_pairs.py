@@ -17,7 +17,7 @@ from svdkit.backend import Host
 
 pytest.importorskip("numba")
 
-from svdkit_loops import attention, elementwise, product, winograd
+from svdkit_loops import attention, elementwise, parts, product, winograd
 from svdkit_loops.compiled import compiled
 from svdkit_loops.numbers import HAS_PAIRS, kept, number, pair
 from svdkit_loops.stored import stored
@@ -95,7 +95,7 @@ def test_convolutions_in_tiles(channels: int, out: int, adds: bool) -> None:
 
 
 @multiplied
-@pytest.mark.parametrize("rows", [1, HEIGHT - 1, HEIGHT + 1, product.CHUNK + 5])
+@pytest.mark.parametrize("rows", [1, HEIGHT - 1, HEIGHT + 1, parts.CHUNK + 5])
 @pytest.mark.parametrize(("size", "out"), [(2, 1), (18, WIDTH + 3), (330, 2 * WIDTH)])
 @pytest.mark.parametrize("adds", [False, True])
 def test_products(rows: int, size: int, out: int, adds: bool) -> None:

@@ -12,7 +12,7 @@ from svdkit.backend import Host
 
 pytest.importorskip("numba")
 
-from svdkit_loops import patches, product, threads
+from svdkit_loops import parts, patches, product, threads
 from svdkit_loops.patches import convolve_patches
 from svdkit_loops.stored import stored
 
@@ -46,7 +46,7 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], int, tuple[int, int], t
 @pytest.mark.parametrize("size", [1, 700, 2**22])
 @pytest.mark.parametrize("name", CASES)
 def test_numbers(name: str, size: int, processors: int, dtype: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (product, threads):
+    for module in (parts, product, threads):
         monkeypatch.setattr(module, "allowed_processors", lambda: [0] * processors)
     monkeypatch.setattr(threads, "keep_to", lambda thread, processor: None)
     monkeypatch.setattr(threads, "PIECE", 1)

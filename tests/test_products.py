@@ -20,7 +20,7 @@ pytest.importorskip("numba")
 
 from numba.core.errors import TypingError
 
-from svdkit_loops import attention, product
+from svdkit_loops import attention, parts, product
 from svdkit_loops.attention import attend, attend_in_time
 from svdkit_loops.compiled import compiled
 from svdkit_loops.numbers import FEATURES
@@ -41,7 +41,7 @@ def exact(*arrays: Host) -> list[Host]:
     return [x.astype(np.float64) for x in arrays]
 
 
-@pytest.mark.parametrize("rows", [*range(1, 2 * HEIGHT + 1), product.CHUNK, product.CHUNK + 1, 3 * product.CHUNK + 5])
+@pytest.mark.parametrize("rows", [*range(1, 2 * HEIGHT + 1), parts.CHUNK, parts.CHUNK + 1, 3 * parts.CHUNK + 5])
 def test_any_number_of_rows(rows: int) -> None:
     x, weight, bias = drawn(rows, 70), drawn(WIDTH + 3, 70), drawn(WIDTH + 3)
     y = np.full((rows + 2, WIDTH + 3), 7, np.float32)
@@ -51,7 +51,7 @@ def test_any_number_of_rows(rows: int) -> None:
     assert (y[[0, -1]] == 7).all(), "nothing was written outside"
 
 
-@pytest.mark.parametrize("size", [1, 5, 16, 33, 320, product.DEPTH + 1, 2 * product.DEPTH + 7])
+@pytest.mark.parametrize("size", [1, 5, 16, 33, 320, parts.DEPTH + 1, 2 * parts.DEPTH + 7])
 @pytest.mark.parametrize("out", [1, WIDTH - 1, WIDTH, 3 * WIDTH])
 def test_any_size(size: int, out: int) -> None:
     x, weight, plus = drawn(50, size), drawn(out, size), drawn(50, out)
@@ -83,7 +83,8 @@ def one_by_one(done: list[int], module: Any, processors: int, monkeypatch: pytes
         for i in range(count):
             work(i, i + 1)
 
-    monkeypatch.setattr(module, "allowed_processors", lambda: list(range(processors)))
+    for asks in (module, parts):
+        monkeypatch.setattr(asks, "allowed_processors", lambda: list(range(processors)))
     monkeypatch.setattr(module, "share", share)
 
 
@@ -95,7 +96,7 @@ def test_however_many_processors(processors: int, rows: int, out: int, monkeypat
     one_by_one(done, product, processors, monkeypatch)
     y = np.empty((rows, out), np.float32)
     multiply_gated(x, value, b, gate, c, y)
-    assert done[0] >= min(processors, product.panels(out)), "a part for each thread, if there are as many panels"
+    assert done[0] >= min(processors, parts.panels(out)), "a part for each thread, if there are as many panels"
     x, value, gate, b, c = exact(x, value, gate, b, c)
     g = x @ gate.T + c
     expected = (x @ value.T + b) * g * np.vectorize(lambda v: 0.5 * math.erfc(-v / math.sqrt(2)))(g)
@@ -162,8 +163,8 @@ def test_products_with_weights_of_any_dtype(dtype: type) -> None:
 def test_what_is_parted(
     rows: int, columns: int, processors: int, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(product, "allowed_processors", lambda: list(range(processors)))
-    assert product.cells(rows, columns) == expected
+    monkeypatch.setattr(parts, "allowed_processors", lambda: list(range(processors)))
+    assert parts.cells(rows, columns) == expected
 
 
 def test_what_is_no_number_stays_where_it_is() -> None:
@@ -247,15 +248,15 @@ def test_attention(queries: int, keys: int, heads: int, size: int, frames: int, 
     assert relative_error(y, attended(q, k, v, heads, frames)) < ROUNDING * (1 if spread == 1 else 10)
 
 
-@pytest.mark.parametrize(("processors", "parts"), [(1, 2), (16, 12)])
-def test_attention_is_shared_out(processors: int, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("processors", "pieces"), [(1, 2), (16, 12)])
+def test_attention_is_shared_out(processors: int, pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
     done = list[int]()
     one_by_one(done, attention, processors, monkeypatch)
     q, k, v = (drawn(1, 5 * WIDTH + 1, 32) for _ in range(3))
     y = np.empty_like(q)
     attend(q, k, v, 2, y)
     assert relative_error(y, attended(q, k, v, 2, 1)) < ROUNDING
-    assert done == [parts], "queries are parted where there are fewer heads than threads"
+    assert done == [pieces], "queries are parted where there are fewer heads than threads"
 
 
 NARROWER = """
@@ -282,7 +283,8 @@ def test_processors_of_shorter_vectors(
     """The same tests, with tiles as such a processor has them, and what Numba is told to compile for."""
     if os.environ.get("SVDKIT_NARROWER"):
         pytest.skip("in there")
-    code = NARROWER.replace("FILES", repr([__file__, str(Path(__file__).with_name("test_winograd.py"))]))
+    files = [__file__, *(str(Path(__file__).with_name(name)) for name in ("test_strassen.py", "test_winograd.py"))]
+    code = NARROWER.replace("FILES", repr(files))
     has = {name: there and not name.startswith(without) for name, there in FEATURES.items()}
     features = ",".join(f"{'+' if there else '-'}{name}" for name, there in has.items())
     result = subprocess.run(

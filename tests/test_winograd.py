@@ -14,7 +14,7 @@ from svdkit.memory.meter import Ledger, Meter
 pytest.importorskip("mindspore")
 
 from svdkit import winograd
-from svdkit_loops import product
+from svdkit_loops import parts
 from svdkit_loops import winograd as loops
 from svdkit_loops.patches import patches_size
 from svdkit_loops.stored import stored
@@ -99,7 +99,7 @@ def test_numbers(
 ) -> None:
     for name, size in blocks.items():
         monkeypatch.setattr(loops, name, size)
-    monkeypatch.setattr(product, "allowed_processors", lambda: list(range(processors)))
+    monkeypatch.setattr(parts, "allowed_processors", lambda: list(range(processors)))
     rng = np.random.default_rng(0)
     # A mean of several times the spread, since transforms lose digits of what they subtract.
     x = rng.standard_normal((*shape, channels), np.float32) + 3

@@ -11,13 +11,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .numbers import kind_of, load
-from .tile import LANES, WIDTH, data_of, fetch, index, transposed, vector_at
+from .tile import WIDTH, data_of, emit_packed, fetch, index, places_of
 
 Stored: TypeAlias = npt.NDArray[Any]
 """Of a kind that `numbers` tells apart."""
@@ -60,33 +58,16 @@ def pack_columns(
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         data = data_of(context, builder, signature, args)
-        source, target = builder.gep(data(0), [args[1]]), builder.gep(data(5), [args[6]])
         stride, count, length = args[2:5]
-        last = builder.sub(count, index(1))
-        rows = []
-        for i in range(WIDTH):
-            row = builder.select(builder.icmp_signed("<", index(i), count), index(i), last)
-            rows.append(builder.gep(source, [builder.mul(row, stride)]))
-        whole = builder.mul(builder.sdiv(length, index(LANES)), index(LANES))
-        for begin, end, lanes in ((index(0), whole, LANES), (whole, length, 1)):
-            with cgutils.for_range_slice(builder, begin, end, index(lanes)) as (k, _):
-                if lanes > 1:
-                    for row in rows:
-                        fetch(builder, builder.gep(row, [k]))
-                for first in range(0, WIDTH, LANES):
-                    numbers = [load(builder, kind, builder.gep(row, [k]), lanes) for row in rows[first:][:LANES]]
-                    vectors = transposed(builder, numbers) if lanes > 1 else [_together(builder, numbers)]
-                    for i, vector in enumerate(vectors):
-                        place = builder.add(builder.mul(builder.add(k, index(i)), index(WIDTH)), index(first))
-                        builder.store(vector, vector_at(builder, builder.gep(target, [place]), 0), align=4)
+        rows = places_of(builder, builder.gep(data(0), [args[1]]), stride, count, WIDTH)
+
+        def read(i: int, k: Any, lanes: int) -> Any:
+            place = builder.gep(rows[i], [k])
+            if lanes > 1:
+                fetch(builder, place)
+            return load(builder, kind, place, lanes)
+
+        emit_packed(builder, read, WIDTH, length, builder.gep(data(5), [args[6]]), index(WIDTH))
         return context.get_dummy_value()
 
     return types.void(weights, start, stride, count, length, out, to), emit
-
-
-def _together(builder: Any, numbers: list[Any]) -> Any:
-    """A vector of single numbers."""
-    vector = ir.Constant(ir.VectorType(ir.FloatType(), len(numbers)), ir.Undefined)
-    for i, number in enumerate(numbers):
-        vector = builder.insert_element(vector, number, ir.Constant(ir.IntType(32), i))
-    return vector

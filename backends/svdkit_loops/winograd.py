@@ -16,7 +16,7 @@ from attrs import frozen
 from svdkit import winograd
 from svdkit.backend import Call
 
-from .product import cells, panels, part
+from .parts import cells, panels, part
 from .room import Floats, room_for
 from .stored import Stored
 from .threads import allowed_processors, share

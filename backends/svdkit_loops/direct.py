@@ -1,0 +1,92 @@
+"""Matrix products tile by tile, as they are defined.
+
+A thread copies its rows so that the values a tile needs lie together, lays out one panel of `WIDTH` columns after
+another (`stored`), and passes each over the rows while it is in cache. Biases and gates are applied while a tile is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+
+from . import scalar
+from .compiled import compiled
+from .parts import CHUNK, DEPTH, Way, cells
+from .room import Floats
+from .stored import Stored, pack_columns
+from .tile import HEIGHT, LANES, WIDTH, begin_tile, block_of, blocks_of, multiply_tile, pack_rows, place, store_tile
+
+
+def way(rows: int, size: int, columns: int, gated: bool, halves: bool) -> Way:
+    """How so many rows are multiplied, of float32 or of pairs of bfloat16."""
+    down, across = cells(rows, columns)
+    # Sums of gates, and those of bfloat16, are kept in float32 until they are whole.
+    depth = size if gated or halves else min(size, DEPTH)
+    packed = min(CHUNK, -(-rows // down)) * depth + HEIGHT + LANES
+    rooms = {"rows": packed, "panels": (1 + gated) * depth * WIDTH}
+    return Way(_loop(gated, halves), 1, down, across, depth, rooms)
+
+
+@cache
+def _loop(gated: bool, halves: bool) -> Callable[..., None]:
+    """What multiplies some rows by some panels, in float32 or in pairs of bfloat16."""
+
+    @compiled
+    def multiply(
+        x: Stored,
+        value: Stored,
+        gate: Stored,
+        bias: Floats,
+        plus: Stored,
+        adds: bool,
+        out: Stored,
+        depth: int,
+        chunk: Stored,
+        panel: Stored,
+        top: int,
+        bottom: int,
+        left: int,
+        right: int,
+    ) -> None:
+        size, columns = x.shape[1], out.shape[1]
+        tile, gates = np.empty((HEIGHT, WIDTH), np.float32), np.empty((HEIGHT, WIDTH), np.float32)
+        values_of_all, gates_of_all, zeros = tile.reshape(-1), gates.reshape(-1), np.zeros((1, WIDTH), np.float32)
+        chunks = -(-(bottom - top) // CHUNK)
+        for c in range(chunks):
+            first = top + (bottom - top) * c // chunks
+            rows = top + (bottom - top) * (c + 1) // chunks - first
+            for begin in range(0, size, depth):
+                length = min(depth, size - begin)
+                for block in range(blocks_of(rows)):
+                    start, height = block_of(rows, block)
+                    pack_rows(x, (first + start) * size + begin, size, height, length, chunk, start * length)
+                for p in range(left, right):
+                    column, width = p * WIDTH, min(WIDTH, columns - p * WIDTH)
+                    pack_columns(value, column * size + begin, size, width, length, panel, 0)
+                    if gated:
+                        pack_columns(gate, column * size, size, width, size, panel, size * WIDTH)
+                    for block in range(blocks_of(rows)):
+                        start, height = block_of(rows, block)
+                        to, x_rows = (first + start) * columns + column, place(chunk, start * length)
+                        so_far, step = place(bias, column), 0
+                        if begin > 0:
+                            begin_tile(zeros, 0, out, to, columns, height, width, tile)
+                        elif adds:
+                            begin_tile(bias, column, plus, to, columns, height, width, tile)
+                        if begin > 0 or adds:
+                            so_far, step = place(tile, 0), WIDTH
+                        result, stride, direct = place(tile, 0), WIDTH, False
+                        if not halves and not gated and width == WIDTH:
+                            result, stride, direct = place(out, to), columns, True
+                        multiply_tile(x_rows, height, length, place(panel, 0), so_far, step, result, stride)
+                        if gated:
+                            more, offset = place(panel, size * WIDTH), place(bias, bias.shape[1] + column)
+                            multiply_tile(x_rows, height, size, more, offset, 0, place(gates, 0), WIDTH)
+                            for k in range(height * WIDTH):
+                                values_of_all[k] *= scalar.gelu(gates_of_all[k])
+                        if not direct:
+                            store_tile(tile, height, width, out, to, columns)
+
+    return multiply
