@@ -6,7 +6,7 @@ half is left: products take 5 to 10 % less. Halves of rows are every other one, 
 of the larger of two, shares them with its neighbour, as results of Winograd's tiles do.
 
 Source: V. Strassen, "Gaussian elimination is not optimal", Numerische Mathematik 13, 1969; made of blocks as in
-J. Huang et al., "Strassen's algorithm reloaded", SC16.
+J. Huang et al., "Strassen's algorithm reloaded", SC16 (arXiv 1605.01078).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from .stored import Stored
 from .tile import (
     HEIGHT,
     LANES,
+    NUMBERS,
     VECTORS,
     WIDTH,
     begin_tile,
@@ -111,8 +112,6 @@ def _pack_rows(
 
         def pack(sign: int, rows: list[Any], others: list[Any]) -> None:
             def read(i: int, k: Any, lanes: int) -> Any:
-                if lanes > 1 and i < HEIGHT:
-                    fetch(builder, builder.gep(rows[i], [k]))
                 i = min(i, HEIGHT - 1)
                 return _combined(builder, sign, "float32", (rows[i], others[i]), k, lanes)
 
@@ -167,7 +166,7 @@ def _combined(builder: Any, sign: int, kind: str, places: tuple[Any, Any], k: An
 @intrinsic  # type: ignore[untyped-decorator]
 def _add_products(
     context: Any, products: Any, quarter: Any, begin: Any, step: Any, out: Any, stride: Any, height: Any
-) -> tuple[Any, Callable[..., Any]]:
+) -> tuple[Any, Callable[..., Any]] | None:
     """So many rows of a quarter of the result become what they begin with + the products that are added there.
 
     Args:
@@ -175,6 +174,8 @@ def _add_products(
         begin, step: what the first row begins with, and how much further it is for the next ones.
         out, stride: where the first row goes, and how much further the next ones.
     """
+    if any(place != NUMBERS for place in (products, begin, out)):
+        return None
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         products, quarter, begin, step, out, stride, height = args
@@ -232,6 +233,43 @@ def _loop(gated: bool) -> Callable[..., None]:
     weights = 1 + gated
 
     @compiled
+    def add_up(
+        products: Floats,
+        bias: Floats,
+        plus: Floats,
+        adds: bool,
+        kept: bool,
+        out: Floats,
+        row: int,
+        pair: int,
+        height: int,
+        tile: Floats,
+        gates: Floats,
+    ) -> None:
+        """Products of tiles to the quarters of the result, after what sums begin with; then they are gated."""
+        columns = out.shape[1]
+        values_of_all, gates_of_all = tile.reshape(-1), gates.reshape(-1)
+        for q in range(4):
+            first, column = row + q // 2, (2 * pair + q % 2) * WIDTH
+            to, stride = first * columns + column, 2 * columns
+            there = height - (first + 2 * (height - 1) == len(out))  # the last row of all may be the first of a pair
+            so_far, step = place(bias, column), 0
+            if kept:
+                so_far, step = place(out, to), stride
+            elif adds:
+                begin_tile(bias, column, plus, to, stride, there, WIDTH, tile)
+                so_far, step = place(tile, 0), WIDTH
+            if not gated:
+                _add_products(place(products, 0), q, so_far, step, place(out, to), stride, there)
+            else:
+                more, offset = place(products, _PRODUCTS * HEIGHT * WIDTH), place(bias, columns + column)
+                _add_products(place(products, 0), q, so_far, step, place(tile, 0), WIDTH, there)
+                _add_products(more, q, offset, 0, place(gates, 0), WIDTH, there)
+                for k in range(there * WIDTH):
+                    values_of_all[k] *= scalar.gelu(gates_of_all[k])
+                store_tile(tile, there, WIDTH, out, to, stride)
+
+    @compiled
     def multiply(
         x: Floats,
         value: Stored,
@@ -249,9 +287,8 @@ def _loop(gated: bool) -> Callable[..., None]:
         left: int,
         right: int,
     ) -> None:
-        (rows_of_all, size), columns, zeros = x.shape, out.shape[1], np.zeros(WIDTH, np.float32)
+        size, zeros = x.shape[1], np.zeros(WIDTH, np.float32)
         tile, gates = np.empty((HEIGHT, WIDTH), np.float32), np.empty((HEIGHT, WIDTH), np.float32)
-        values_of_all, gates_of_all = tile.reshape(-1), gates.reshape(-1)
         # All panels, and a block of rows at a time; or a pair of panels, and some blocks.
         together = min(right - left, panels.size // (weights * _PRODUCTS * depth // 2 * WIDTH))
         chunk = bottom - top if together == right - left else CHUNK // 2
@@ -269,36 +306,18 @@ def _loop(gated: bool) -> Callable[..., None]:
                             _lay_out_columns(gate, pair * 2 * WIDTH, begin, half, panels, to + _PRODUCTS * half * WIDTH)
                     for block in range(blocks_of(pairs)):
                         start, height = block_of(pairs, block)
-                        packed = 0 if together == right - left else start * _PRODUCTS * half
+                        row, packed = 2 * (first + start), start * _PRODUCTS * half
+                        if together == right - left:
+                            packed = 0
                         if group == left:
-                            _lay_out_rows(x, 2 * (first + start), height, begin, half, rows, packed)
+                            _lay_out_rows(x, row, height, begin, half, rows, packed)
                         for pair in range(group, group + together):
                             for p in range(weights * _PRODUCTS):
                                 of_rows = place(rows, packed + p % _PRODUCTS * height * half)
-                                of_columns = (pair - group) * weights * _PRODUCTS + p
-                                of_columns = place(panels, of_columns * half * WIDTH)
+                                panel = (pair - group) * weights * _PRODUCTS + p
                                 result = place(products, p * HEIGHT * WIDTH)
+                                of_columns = place(panels, panel * half * WIDTH)
                                 multiply_tile(of_rows, height, half, of_columns, place(zeros, 0), 0, result, WIDTH)
-                            for q in range(4):
-                                row, column = 2 * (first + start) + q // 2, (2 * pair + q % 2) * WIDTH
-                                to, stride = row * columns + column, 2 * columns
-                                # The last row of all may be the first of a pair.
-                                there = height - (row + 2 * (height - 1) == rows_of_all)
-                                so_far, step = place(bias, column), 0
-                                if begin > 0:
-                                    so_far, step = place(out, to), stride
-                                elif adds:
-                                    begin_tile(bias, column, plus, to, stride, there, WIDTH, tile)
-                                    so_far, step = place(tile, 0), WIDTH
-                                if not gated:
-                                    _add_products(place(products, 0), q, so_far, step, place(out, to), stride, there)
-                                else:
-                                    _add_products(place(products, 0), q, so_far, step, place(tile, 0), WIDTH, there)
-                                    more = place(products, _PRODUCTS * HEIGHT * WIDTH)
-                                    so_far = place(bias, columns + column)
-                                    _add_products(more, q, so_far, 0, place(gates, 0), WIDTH, there)
-                                    for k in range(there * WIDTH):
-                                        values_of_all[k] *= scalar.gelu(gates_of_all[k])
-                                    store_tile(tile, there, WIDTH, out, to, stride)
+                            add_up(products, bias, plus, adds, begin > 0, out, row, pair, height, tile, gates)
 
     return multiply

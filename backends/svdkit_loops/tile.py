@@ -31,7 +31,7 @@ AHEAD = 512
 
 _Index, _Number = ir.IntType(64), ir.FloatType()
 _Vector = ir.VectorType(_Number, LANES)
-_NUMBERS, _PAIRS = types.CPointer(types.float32), types.CPointer(types.int32)
+NUMBERS, _PAIRS = types.CPointer(types.float32), types.CPointer(types.int32)
 _SPLAT = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
 
 
@@ -64,7 +64,7 @@ def place(context: Any, x: Any, start: Any) -> tuple[Any, Callable[..., Any]] | 
 
     Loops that choose between arrays would count references to them: 300 cycles a tile.
     """
-    places = {"float32": _NUMBERS, "pairs": _PAIRS}
+    places = {"float32": NUMBERS, "pairs": _PAIRS}
     kind = kind_of(x)
     if kind not in places:
         return None
@@ -88,7 +88,7 @@ def multiply_tile(
         out, stride: where the first row goes, and how much further the next ones.
     """
     pairs = rows == _PAIRS and HAS_PAIRS
-    if rows != columns or begin != _NUMBERS or out != _NUMBERS or (rows != _NUMBERS and not pairs):
+    if rows != columns or begin != NUMBERS or out != NUMBERS or (rows != NUMBERS and not pairs):
         return None
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
