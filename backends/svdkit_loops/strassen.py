@@ -2,8 +2,8 @@
 
 Rows, inputs and columns are halved once, at each block of rows and pair of panels, so that sums of quarters are made
 where they are laid out, and sums of products where tiles still are in the nearest cache. Of the eighth that is saved,
-half is left: products take 5 to 10 % less. Halves of rows are every other one, so that a row, whose digits are those
-of the larger of two, shares them with its neighbour, as results of Winograd's tiles do.
+half is left: products take 5 to 10 % less. Rows of a pair round as the larger of them does. So the halves of rows are
+every other row: pairs are neighbours, which are alike, as they are in Winograd's tiles.
 
 Source: V. Strassen, "Gaussian elimination is not optimal", Numerische Mathematik 13, 1969; made of blocks as in
 J. Huang et al., "Strassen's algorithm reloaded", SC16 (arXiv 1605.01078).

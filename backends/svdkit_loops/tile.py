@@ -110,7 +110,7 @@ def pack_rows(
 ) -> tuple[Any, Callable[..., Any]] | None:
     """Rows of numbers, or of pairs, as `multiply_tile` takes them: `(length, height)` from the to-th of `out` on.
 
-    Up to HEIGHT numbers after them are overwritten, or LANES, if these are more.
+    Up to HEIGHT + LANES numbers after them are overwritten.
     """
     if kind_of(x) not in ("float32", "pairs") or kind_of(out) != kind_of(x):
         return None
