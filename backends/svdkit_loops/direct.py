@@ -26,11 +26,11 @@ def way(rows: int, size: int, columns: int, gated: bool, halves: bool) -> Way:
     depth = size if gated or halves else min(size, DEPTH)
     packed = min(CHUNK, -(-rows // down)) * depth + HEIGHT + LANES
     rooms = {"rows": packed, "panels": (1 + gated) * depth * WIDTH}
-    return Way(_loop(gated, halves), 1, down, across, depth, rooms)
+    return Way(_loop(halves), 1, down, across, (depth,), rooms)
 
 
 @cache
-def _loop(gated: bool, halves: bool) -> Callable[..., None]:
+def _loop(halves: bool) -> Callable[..., None]:
     """What multiplies some rows by some panels, in float32 or in pairs of bfloat16."""
 
     @compiled
@@ -40,11 +40,12 @@ def _loop(gated: bool, halves: bool) -> Callable[..., None]:
         gate: Stored,
         bias: Floats,
         plus: Stored,
+        gated: bool,
         adds: bool,
         out: Stored,
         depth: int,
-        chunk: Stored,
-        panel: Stored,
+        rows: Stored,
+        panels: Stored,
         top: int,
         bottom: int,
         left: int,
@@ -56,20 +57,20 @@ def _loop(gated: bool, halves: bool) -> Callable[..., None]:
         chunks = -(-(bottom - top) // CHUNK)
         for c in range(chunks):
             first = top + (bottom - top) * c // chunks
-            rows = top + (bottom - top) * (c + 1) // chunks - first
+            count = top + (bottom - top) * (c + 1) // chunks - first
             for begin in range(0, size, depth):
                 length = min(depth, size - begin)
-                for block in range(blocks_of(rows)):
-                    start, height = block_of(rows, block)
-                    pack_rows(x, (first + start) * size + begin, size, height, length, chunk, start * length)
+                for block in range(blocks_of(count)):
+                    start, height = block_of(count, block)
+                    pack_rows(x, (first + start) * size + begin, size, height, length, rows, start * length)
                 for p in range(left, right):
                     column, width = p * WIDTH, min(WIDTH, columns - p * WIDTH)
-                    pack_columns(value, column * size + begin, size, width, length, panel, 0)
+                    pack_columns(value, column * size + begin, size, width, length, panels, 0)
                     if gated:
-                        pack_columns(gate, column * size, size, width, size, panel, size * WIDTH)
-                    for block in range(blocks_of(rows)):
-                        start, height = block_of(rows, block)
-                        to, x_rows = (first + start) * columns + column, place(chunk, start * length)
+                        pack_columns(gate, column * size, size, width, size, panels, size * WIDTH)
+                    for block in range(blocks_of(count)):
+                        start, height = block_of(count, block)
+                        to, x_rows = (first + start) * columns + column, place(rows, start * length)
                         so_far, step = place(bias, column), 0
                         if begin > 0:
                             begin_tile(zeros, 0, out, to, columns, height, width, tile)
@@ -80,9 +81,9 @@ def _loop(gated: bool, halves: bool) -> Callable[..., None]:
                         result, stride, direct = place(tile, 0), WIDTH, False
                         if not halves and not gated and width == WIDTH:
                             result, stride, direct = place(out, to), columns, True
-                        multiply_tile(x_rows, height, length, place(panel, 0), so_far, step, result, stride)
+                        multiply_tile(x_rows, height, length, place(panels, 0), so_far, step, result, stride)
                         if gated:
-                            more, offset = place(panel, size * WIDTH), place(bias, bias.shape[1] + column)
+                            more, offset = place(panels, size * WIDTH), place(bias, bias.shape[1] + column)
                             multiply_tile(x_rows, height, size, more, offset, 0, place(gates, 0), WIDTH)
                             for k in range(height * WIDTH):
                                 values_of_all[k] *= scalar.gelu(gates_of_all[k])

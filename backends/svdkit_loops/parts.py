@@ -24,8 +24,8 @@ class Way(NamedTuple):
     """Parts of the rows."""
     across: int
     """Parts of the panels."""
-    depth: int
-    """Inputs that are multiplied at a time."""
+    limits: tuple[int, ...]
+    """What the loop takes at a time, as it has it: inputs first."""
     rooms: dict[str, int]
     """Numbers that each thread needs: rows and panels that are laid out, and products, where they are apart."""
 

@@ -66,7 +66,7 @@ def _share_multiply(
         for cell in range(i, j):
             r, p = divmod(cell, way.across)
             edges = *part(-(-rows // way.step), way.down, r), *part(count // way.step, way.across, p)
-            way.loop(x, weights[0], weights[-1], padded, plus, adds, out, way.depth, *rooms, *edges)
+            way.loop(x, weights[0], weights[-1], padded, plus, gated, adds, out, *way.limits, *rooms, *edges)
 
     share(work, way.down * way.across, x.size // way.down * columns // MULTIPLIED)
 
