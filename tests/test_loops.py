@@ -246,6 +246,51 @@ print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
     assert [hits_and_misses() for _ in range(2)] == [["svdkit.loops:Compiling", "0", "1"], ["1", "0"]]
 
 
+ALL_LOOPS = """
+import logging, sys
+import numpy as np
+from svdkit_loops import attention, elementwise, numbers, patches, product, winograd
+logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
+
+def some(*shape, dtype=np.float32):
+    return np.zeros(shape, dtype)
+
+for dtype in (np.float32, np.int16)[: 1 + numbers.HAS_PAIRS]:
+    for rows in (5, 300):  # few, and as many as Strassen's algorithm takes
+        x, weight, y = some(rows, 64, dtype=dtype), some(64, 64, dtype=dtype), some(rows, 64, dtype=dtype)
+        product.multiply(x, weight, None, y, y)
+        product.multiply_gated(x, weight, some(64), weight, some(64), y)
+    x = some(2, 4, 64, dtype=dtype)
+    attention.attend(x, x, x, 2, x)
+    elementwise.group_norm(x, some(64), some(64), 4, 1e-5, True, x)
+x = some(2, 4, 64)
+attention.attend_in_time(x, x, x, 2, 2, x)
+elementwise.add_rows(x, some(2, 64), x)
+elementwise.concat(x[0], x[1], some(4, 128))
+elementwise.mix(x, x, 0.5, x)
+elementwise.gelu(x, x)
+elementwise.layer_norm(x[0], some(64), some(64), 1e-5, x[1])
+taps = some(64, 64, 3, 3)
+winograd.convolve(winograd.Frames.of(x.shape, 2), x, some(64, 64, 3, 1, 1), some(64), x)
+for size in (2, 8):
+    x = some(1, size, size, 64)
+    winograd.convolve(winograd.Maps.of(x.shape), x, taps, some(64), x, x)
+    winograd.convolve_doubled(x, taps, some(64), some(1, 2 * size, 2 * size, 64))
+patches.convolve_patches(x, taps, some(64), 2, (1, 1), some(1, 4, 4, 64))
+print("done")
+"""
+
+
+def test_no_loop_is_compiled_anew_in_each_process() -> None:
+    """One that held another loop would be: Numba keeps loops by what they hold, and each process makes its own."""
+    said = [
+        subprocess.run([sys.executable, "-c", ALL_LOOPS], capture_output=True, text=True, check=True).stdout.split("\n")
+        for _ in range(2)
+    ]
+    assert said[0][-2] == "done"
+    assert said[1] == ["done", ""]
+
+
 def test_where_nothing_can_be_kept_it_is_compiled_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     njit = compiled.numba.njit  # numba itself, which compiles as it imports, keeps its own
 
