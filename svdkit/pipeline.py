@@ -22,10 +22,11 @@ from .denoiser import ConditionedDenoiser
 from .errors import InputError
 from .guidance import guidance_scales
 from .hub import resolve_model
-from .interfaces import VAE, ChunksFeedForward, ImageEncoder, Scheduler, UNet
-from .memory.on_demand import Loader, OnDemand, chunking, compile_all, release
+from .interfaces import VAE, ImageEncoder, Scheduler, UNet
+from .memory.on_demand import Loader, compile_all
 from .memory.planning import Job, Planner, Settings, check_mode
 from .memory.policy import MemoryPolicy
+from .memory.residency import Residency
 from .noise import Generator, seeds_of
 from .output import StableVideoDiffusionPipelineOutput
 from .plugins import make
@@ -83,10 +84,7 @@ class StableVideoDiffusionPipeline:
         self.feature_extractor = feature_extractor or FeatureExtractor()
         self.sigma_schedule = sigma_schedule or SVD
         self._origin: tuple[Path, dict[str, Any]] | None = None
-        self.memory_policy = MemoryPolicy()
-        self._loader: Loader | None = None
-        self._own: dict[str, Any] = {}
-        self._chunked: tuple[int, int] | None = None
+        self.residency = Residency()
         self.progress_bar: dict[str, Any] = {}
 
     @classmethod
@@ -135,7 +133,7 @@ class StableVideoDiffusionPipeline:
         check_mode(memory, compile)  # before anything is made
         kernels: Backend = make("backend", backend, None, None if device is None else str(device), dtype)
         base = kernels.memory().used
-        if isinstance(components, str):
+        if components is not None and not isinstance(components, Mapping):
             raise InputError(f"components is {components!r}, expected names by part, such as {{'unet': 'name'}}.")
         chosen = dict(components or {})
         if unknown := set(chosen) - {"unet", "vae", "image_encoder"}:
@@ -164,7 +162,7 @@ class StableVideoDiffusionPipeline:
             sigma_schedule=settings,
             **networks,
         )
-        pipe.memory_policy, pipe._loader, pipe._own = policy, loader, networks
+        pipe.residency = Residency(policy, loader, networks)
         pipe._origin = (
             folder,
             {"backend": backend, "variant": variant, "components": chosen, "compile": compile, "memory": memory},
@@ -179,7 +177,8 @@ class StableVideoDiffusionPipeline:
             dtype: to store floats in; as they are if None.
 
         Raises:
-            InputError: the pipeline was not loaded from a checkpoint, or there is no such dtype.
+            InputError: the pipeline was not loaded from a checkpoint, or one of its networks was replaced, or there is
+                no such dtype.
             OutputError: the folder cannot be written to.
         """
         source, options = self._loaded("be saved")
@@ -189,6 +188,10 @@ class StableVideoDiffusionPipeline:
         """The pipeline on another device: itself if it is there, else its checkpoint loaded again.
 
         Weights are transformed for a device as they are loaded, so they cannot just be copied.
+
+        Raises:
+            InputError: the pipeline was not loaded from a checkpoint, or one of its networks was replaced, or there is
+                no such device.
         """
         if str(device) == self.backend.device:
             return self
@@ -196,12 +199,18 @@ class StableVideoDiffusionPipeline:
         moved = self.from_pretrained(
             source, device=device, dtype=self.backend.dtype, scheduler=self.scheduler, **options
         )
+        moved.feature_extractor, moved.sigma_schedule = self.feature_extractor, self.sigma_schedule
         moved.set_progress_bar_config(**self.progress_bar)
         return moved
 
     def _loaded(self, what: str) -> tuple[Path, dict[str, Any]]:
         if self._origin is None:
             raise InputError(f"This pipeline was built from components and cannot {what}; use from_pretrained.")
+        if not self.residency.owns(self):
+            raise InputError(
+                f"A network of this pipeline was replaced, so it cannot {what}: its checkpoint has another one. Load "
+                "the checkpoint again, and replace it there."
+            )
         return self._origin
 
     @property
@@ -327,7 +336,7 @@ class StableVideoDiffusionPipeline:
             x = stages.noise(seeds)
         else:
             x = k.array(check_latents(latents, (videos, *stages.shape)), k.state_dtype)
-        stages.settings = self.settings(job, decode_chunk_size)
+        stages.settings = self.residency.fit(self, job, decode_chunk_size)
 
         def step_ended(step: int, x: Array, denoiser: ConditionedDenoiser) -> Array:
             assert callback_on_step_end is not None
@@ -372,31 +381,7 @@ class StableVideoDiffusionPipeline:
             memory="low" if stages.settings.on_demand else "max",
         )
 
-    # Memory
-
     @property
     def memory(self) -> str:
         """`"auto"`, `"low"` or `"max"`."""
-        return self.memory_policy.mode
-
-    def settings(self, job: Job, decode_chunk: int | None) -> Settings:
-        """What is done in one generation to need less memory; it is applied to the networks."""
-        if any(getattr(self, name) is not network for name, network in self._own.items()):
-            self._loader, self._own = None, {}  # loaded anew, what the caller has put there would be lost
-        networks, pieces = (self.image_encoder, self.vae, self.unet), chunking(self.unet)
-        loaded = not any(isinstance(network, OnDemand) for network in networks)
-        settings = self.memory_policy.settings(job, decode_chunk, loaded, movable=self._loader is not None)
-        if settings.on_demand:
-            release(*networks)  # of which some were loaded for their configuration alone
-            if loaded and self._loader is not None:
-                self._own = self._loader.networks(on_demand=True)
-                if pieces is not None:
-                    self._own["unet"].enable_forward_chunking(*pieces)
-                self.__dict__.update(self._own)
-        if isinstance(self.unet, ChunksFeedForward) and pieces in (None, self._chunked):  # else the caller's
-            if settings.forward_chunk is not None:
-                self.unet.enable_forward_chunking(settings.forward_chunk)
-            elif self._chunked is not None:  # by an earlier call that needed it
-                self.unet.disable_forward_chunking()
-            self._chunked = None if settings.forward_chunk is None else (settings.forward_chunk, 0)
-        return settings
+        return self.residency.policy.mode

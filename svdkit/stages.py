@@ -54,7 +54,7 @@ class Stages:
     Args:
         pipe: has the networks.
         job: what is generated.
-        settings: what is done to need less memory; see `StableVideoDiffusionPipeline.settings`.
+        settings: what is done to need less memory; see `Residency.fit`.
         timings: seconds by stage are noted here.
     """
 
@@ -171,7 +171,7 @@ class Stages:
         """
         pipe = self.pipe
         with self._stage("decode", latents.shape[0] * latents.shape[1]) as advance:
-            videos, chunk = pipe.memory_policy.decode(
+            videos, chunk = pipe.residency.policy.decode(
                 lambda chunk: decode(pipe.vae, latents, chunk, kind, advance),
                 *(self.settings.decode_chunk, asked, pipe.vae.backend),
             )

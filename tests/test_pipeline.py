@@ -22,7 +22,8 @@ from reference import picture, relative_error
 
 import svdkit
 import svdkit.sampling
-from svdkit.arguments import CALLBACK_TENSORS
+from svdkit.arguments import CALLBACK_TENSORS, check_replaced
+from svdkit.checkpoint import FeatureExtractor
 from svdkit.errors import ImageError, InputError, NumericalError, OutputError
 from svdkit.generation import generate
 from svdkit.memory.planning import plan
@@ -397,6 +398,8 @@ def test_a_device_may_be_torchs_own_object(
         StableVideoDiffusionPipeline.from_pretrained(folder, backend="numpy", device="cpu:9")
     with pytest.raises(InputError, match="components is 'unet=x', expected names by part"):
         StableVideoDiffusionPipeline.from_pretrained(folder, backend="numpy", components="unet=x")
+    with pytest.raises(InputError, match=r"components is \['unet=x'\], expected names by part"):
+        StableVideoDiffusionPipeline.from_pretrained(folder, backend="numpy", components=["unet=x"])
 
 
 def test_a_scheduler_is_assigned_by_name_too(pipe: StableVideoDiffusionPipeline) -> None:
@@ -772,6 +775,15 @@ def test_the_callback_is_handed_what_it_asks_for(pipe: StableVideoDiffusionPipel
     assert np.array_equal(frames, expected), "None replaces nothing"
 
 
+def test_replaced_time_ids_stay_on_the_host(pipe: StableVideoDiffusionPipeline) -> None:
+    """With all their digits, and from whatever framework they come: a network makes sinusoids of them there."""
+    ids, x = np.array([[6, 127, 0.02]]), np.zeros((1, 2))
+    for given in (ids, torch.tensor(ids)):
+        replaced = check_replaced({"added_time_ids": given}, {"added_time_ids": ids}, x, NumpyBackend(dtype="float32"))
+        assert type(replaced["added_time_ids"]) is np.ndarray
+        np.testing.assert_array_equal(replaced["added_time_ids"], ids)
+
+
 def test_replaced_latents_are_those_of_the_next_step_and_of_the_result(pipe: StableVideoDiffusionPipeline) -> None:
     pipe.scheduler = spy = SpyScheduler()
     given = [noise(seed) for seed in range(3)]
@@ -926,6 +938,16 @@ def test_a_pipeline_built_by_hand_has_no_checkpoint(loaded: StableVideoDiffusion
     assert not list(tmp_path.iterdir())
 
 
+def test_a_network_of_the_callers_own_is_not_lost_on_the_way(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    pipe = StableVideoDiffusionPipeline.from_pretrained(checkpoint("plain"), backend="numpy")
+    pipe.unet = StableVideoDiffusionPipeline.from_pretrained(checkpoint("plain"), backend="numpy").unet
+    with pytest.raises(InputError, match="replaced, so it cannot be moved"):
+        pipe.to("cuda")
+    with pytest.raises(InputError, match="replaced, so it cannot be saved"):
+        pipe.save_pretrained(tmp_path / "saved")
+    assert not list(tmp_path.iterdir())
+
+
 class TwoDevices(NumpyBackend):
     """NumPy, which calls itself two devices."""
 
@@ -956,12 +978,14 @@ def test_to_another_device(checkpoint: Callable[[str], Path], capsys: pytest.Cap
     pipe = StableVideoDiffusionPipeline.from_pretrained(checkpoint("plain"), **options)
     pipe.set_progress_bar_config(disable=True)
     assert pipe.to("here") is pipe
+    pipe.feature_extractor, pipe.sigma_schedule = FeatureExtractor(image_mean=(0.1, 0.2, 0.3)), lambda steps: [5.0, 1.0]
     moved = pipe.to("there")
     made, expected = run(moved, return_dict=True), run(pipe, return_dict=True)
     assert capsys.readouterr() == ("", ""), "progress stays disabled"
     assert (expected.backend, expected.device, expected.dtype) == ("two-devices", "here", "float64")
     assert (made.backend, made.device, made.dtype) == ("two-devices", "there", "float64")
     assert moved.scheduler is pipe.scheduler
+    assert (moved.feature_extractor, moved.sigma_schedule) == (pipe.feature_extractor, pipe.sigma_schedule)
     assert np.array_equal(made.frames, expected.frames)
     with pytest.raises(InputError, match="no device 'nowhere'; it has here, there"):
         pipe.to("nowhere")

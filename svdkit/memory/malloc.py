@@ -10,6 +10,9 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -25,9 +28,22 @@ def keep_freed_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+_UNDISTURBED = ContextVar("_UNDISTURBED", default=False)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """While this thread is in here, it gives nothing back: others compute, and would have to take it again."""
+    before = _UNDISTURBED.set(True)
+    try:
+        yield
+    finally:
+        _UNDISTURBED.reset(before)
+
+
 def give_back() -> None:
     """Give all memory that is kept and not in use back to the system."""
-    if (libc := _glibc()) is not None:
+    if not _UNDISTURBED.get() and (libc := _glibc()) is not None:
         libc.malloc_trim(0)
 
 

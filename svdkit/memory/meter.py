@@ -78,9 +78,9 @@ class Sized:
         """Size of all elements."""
         return math.prod(self.shape) * self.itemsize
 
-    def view(self, shape: Iterable[int]) -> Sized:
+    def view(self, shape: Iterable[int], made: str = "view") -> Sized:
         """The same memory in another shape."""
-        return Sized(self.meter, shape, self.itemsize, "view", self.storage)
+        return Sized(self.meter, shape, self.itemsize, made, self.storage)
 
     def reshape(self, *shape: Any) -> Sized:
         """As arrays have it, with one -1 at most."""
@@ -152,7 +152,7 @@ class Meter(Backend):
         """
         first = arrays[0]
         if kernel in self.backend.views:
-            return first.view(shape)  # type: ignore[no-any-return]
+            return first.view(shape, kernel)  # type: ignore[no-any-return]
         output = tuple(int(n) for n in shape)
         size = size or first.itemsize
         origins = tuple(a.made for a in arrays)
@@ -222,7 +222,7 @@ class Meter(Backend):
 
     def conv2d(self, weight: Host, bias: Host | None, stride: int = 1, padding: tuple[int, int] = (1, 1)) -> Layer:
         self._weigh(bias)
-        self.ledger.weights += self.backend.held("conv2d", weight, stride)
+        self.ledger.weights += self.backend.held(weight, stride)
         out, channels, kernel, _ = weight.shape
 
         def apply(x: Sized, plus: Sized | None = None) -> Sized:
@@ -239,7 +239,7 @@ class Meter(Backend):
         if self._default("upsample_conv2d"):
             return super().upsample_conv2d(weight, bias)
         self._weigh(bias)
-        self.ledger.weights += self.backend.held("upsample_conv2d", weight)
+        self.ledger.weights += self.backend.held(weight)
 
         def apply(x: Sized, height: int, width: int) -> Sized:
             shape = x.shape[0], weight.shape[0], height, width
@@ -251,7 +251,7 @@ class Meter(Backend):
 
     def temporal_conv(self, weight: Host, bias: Host) -> Layer:
         self._weigh(bias)
-        self.ledger.weights += self.backend.held("temporal_conv", weight)
+        self.ledger.weights += self.backend.held(weight)
         out, channels, taps = weight.shape[:3]
 
         def apply(x: Sized, frames: int, plus: Sized | None = None) -> Sized:
@@ -272,7 +272,7 @@ class Meter(Backend):
         return self._product("geglu", weight, weight.shape[0] // 2)
 
     def _product(self, kernel: str, weight: Host, out: int) -> Layer:
-        self.ledger.weights += self.backend.held(kernel, weight)
+        self.ledger.weights += self.backend.held(weight)
 
         def apply(x: Sized, plus: Sized | None = None) -> Sized:
             flops = 2 * math.prod(x.shape[:-1]) * weight.size

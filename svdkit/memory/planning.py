@@ -76,6 +76,7 @@ class Plan:
     """What the process held before: the interpreter and the framework."""
     memory: Memory
     notes: tuple[str, ...] = ()
+    """What had to be assumed."""
 
     @property
     def needed(self) -> int:
@@ -166,8 +167,10 @@ class Planner:
     backend: Backend
     variant: str | None = None
     _results: dict[Any, Any] = field(factory=dict, init=False, eq=False, repr=False)
+    _assumed: dict[str, str] = field(factory=dict, init=False, eq=False, repr=False)
+    """What had to be assumed of networks, by name."""
 
-    def plan(self, model: str, job: Job, settings: Settings, base: int, notes: tuple[str, ...] = ()) -> Plan:
+    def plan(self, model: str, job: Job, settings: Settings, base: int) -> Plan:
         """The plan of a generation with certain settings; `base` is what the process held before loading."""
         k = self.backend
         encoder, encoder_weights = self._peak("image_encoder", job, settings)
@@ -184,6 +187,7 @@ class Planner:
             }
         else:
             peaks = {stage: sum(weights.values()) + size for stage, size in activations.items()}
+        notes = tuple(self._assumed.values())
         return Plan(
             *(model, k.name, k.device, k.dtype, job, settings, weights, activations, peaks, base, k.memory(), notes)
         )
@@ -222,8 +226,9 @@ class Planner:
         ledger = Ledger()
         try:
             stored = stored_dtype(name, self.folder, self.variant)
-        except CheckpointError:  # it has no weights, as loading will tell
+        except CheckpointError as error:
             stored = "float32"
+            self._assumed[name] = f"Weights of the {name} are counted as if they were stored in float32. {error}"
         network = metered(name, config, Meter(backend, ledger), stored)
         run(stage, network, job, settings)
         peak = ledger.peak
@@ -339,7 +344,7 @@ def plan(
         CheckpointError: the checkpoint is missing.
     """
     check_mode(memory, compile)
-    kernels: Backend = make("backend", backend, None, device, dtype)
+    kernels: Backend = make("backend", backend, None, None if device is None else str(device), dtype)
     folder = resolve_model(model, **where)
     unet, _ = component_config("unet", folder, kernels)
     vae, _ = component_config("vae", folder, kernels)

@@ -14,6 +14,7 @@ from PIL import Image
 from ..arguments import parse_components
 from ..backend import Array, Backend, Host
 from ..guidance import guidance_scales
+from ..memory.malloc import undisturbed
 from ..memory.on_demand import release
 from ..memory.planning import Job
 from ..pipeline import StableVideoDiffusionPipeline
@@ -59,7 +60,8 @@ class Worker:
         """The result, or in a sentence why there is none; a model that cannot be loaded is an error all the same."""
         pipe = self.pipe
         try:
-            return self._reference(pipe, task.cell) if task.reference is None else self._cell(pipe, task)
+            with pipe.backend.exclusive():
+                return self._reference(pipe, task.cell) if task.reference is None else self._cell(pipe, task)
         except Exception as error:  # whatever a scheduler raises ends its cell and no other
             return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
@@ -98,7 +100,7 @@ class Worker:
         scale_factor = pipe.vae.config.scale_factor
         job = Job(*self.grid.size, self.grid.frames, 1, guided, scale_factor=scale_factor)
         # Asked for, so that what memory there happens to be does not choose another, by which frames would differ.
-        return Stages(pipe, job, pipe.settings(job, study.decode_chunk_size or self.grid.frames))
+        return Stages(pipe, job, pipe.residency.fit(pipe, job, study.decode_chunk_size or self.grid.frames))
 
     def _denoised(self, stages: Stages, cell: Cell, sigmas: tuple[float, ...]) -> tuple[Array, int]:
         study, seeds = self.grid.study, [cell.seed]
@@ -151,8 +153,9 @@ def peak_memory(backend: Backend, seconds: float = 0.05) -> Iterator[list[int]]:
     held, ended = [backend.memory().used], threading.Event()
 
     def look() -> None:
-        while not ended.wait(seconds):
-            held.append(backend.memory().used)
+        with undisturbed():
+            while not ended.wait(seconds):
+                held.append(backend.memory().used)
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
