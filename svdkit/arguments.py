@@ -91,7 +91,7 @@ def check_latents(latents: Any, expected: tuple[int, ...]) -> Host:
 
 
 def check_replaced(replaced: Any, given: Mapping[str, Any], x: Array, backend: Backend) -> dict[str, Any]:
-    """What a callback returned, as a dictionary of the backend's arrays; its `latents` are `x` where it returned none.
+    """What a callback returned, as the backend's arrays but for time ids; its `latents` are `x` where it returned none.
 
     Raises:
         InputError: it returned something else, or tensors that it was not handed or of another shape.
@@ -106,9 +106,13 @@ def check_replaced(replaced: Any, given: Mapping[str, Any], x: Array, backend: B
     for name, array in replaced.items():
         if tuple(getattr(array, "shape", ())) != expected[name]:
             raise InputError(f"The callback returned {name}, but no array of shape {expected[name]}.")
-    on_host = {name: array for name, array in replaced.items() if isinstance(array, np.ndarray)}
-    moved = {name: backend.array(array, backend.state_dtype) for name, array in on_host.items()}
-    return {"latents": x, **replaced, **moved}
+
+    def moved(name: str, array: Any) -> Any:
+        if name == "added_time_ids":  # a network makes sinusoids of them, on the host
+            return to_host(array)
+        return backend.array(array, backend.state_dtype) if isinstance(array, np.ndarray) else array
+
+    return {"latents": x, **{name: moved(name, array) for name, array in replaced.items()}}
 
 
 def parse_components(texts: Iterable[str]) -> dict[str, str]:

@@ -65,7 +65,7 @@ class Call:
     """The method's name; `"slice"` and `"arithmetic"` are those of arrays."""
     inputs: tuple[Shape, ...]
     origins: tuple[str, ...]
-    """The kernel that made each input; `"view"` if it is a view of what one made."""
+    """The kernel that made each input, or made it a view; `"view"` if it is an array's `reshape`."""
     output: Shape
     weight: Shape
     """Of the layer, if it is one."""
@@ -80,6 +80,15 @@ def upsample_then_conv2d(call: Call) -> tuple[Call, Call]:
     larger = *call.inputs[0][:2], *call.output[2:]
     upsample = evolve(call, kernel="upsample", output=larger, weight=(), options={})
     return upsample, evolve(call, kernel="conv2d", inputs=(larger,), origins=("upsample",))
+
+
+def multiplies(call: Call) -> bool:
+    """Whether it is a matrix product at each position: a linear layer, or a convolution that sees no other."""
+    if call.kernel == "temporal_conv":
+        return call.options["frames"] == 1
+    if call.kernel == "conv2d":
+        return call.weight[2:] == (1, 1) and call.options["stride"] == 1 and call.options["padding"] == 0
+    return call.kernel in ("linear", "geglu")
 
 
 def doubles(call: Call) -> bool:
@@ -171,7 +180,7 @@ class Backend(ABC):
         """Whether layers compute with weights as they are stored, so that files may stay mapped instead of read."""
         return False
 
-    def held(self, kernel: str, weight: Host, stride: int = 1) -> int:
+    def held(self, weight: Host, stride: int = 1) -> int:
         """Bytes that a layer keeps of a weight, of which shape and dtype are real: in its own dtype, or as stored."""
         return weight.size * itemsize(self.dtype)
 

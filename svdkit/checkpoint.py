@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -173,9 +175,9 @@ def save_checkpoint(source: Path, target: Path, *, variant: str | None = None, d
     if dtype is not None and dtype not in FLOATS:
         raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(FLOATS)}.")
     try:
-        target.mkdir(parents=True, exist_ok=True)
         if target.resolve().is_relative_to(source.resolve()):
             raise OutputError(f"{target} is, or lies in, what the pipeline was loaded from. Choose another folder.")
+        target.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=target, prefix=".svdkit-", ignore_cleanup_errors=True) as folder:
             _write_checkpoint(source, Path(folder), variant, dtype)
             _replace_checkpoint(target, Path(folder))
@@ -204,13 +206,18 @@ def _write_checkpoint(source: Path, target: Path, variant: str | None, dtype: st
 
 def _replace_checkpoint(target: Path, new: Path) -> None:
     """What is whole takes the place of what is there, of which no weights stay that may be taken for the new ones."""
+    places = {folder: target / folder.name for folder in new.iterdir() if folder.is_dir()}
+    for place in places.values():  # before anything is touched
+        if not place.is_symlink():
+            place.mkdir(exist_ok=True)
+            if not os.access(place, os.W_OK):
+                raise PermissionError(errno.EACCES, f"{place.name} may not be written to")
     # First removed and last moved, since it is what makes the folder a checkpoint.
     (target / "model_index.json").unlink(missing_ok=True)
-    for folder in filter(Path.is_dir, new.iterdir()):
-        place = target / folder.name
+    for folder, place in places.items():
         if place.is_symlink():  # to what is another checkpoint's, too
             place.unlink()
-        place.mkdir(exist_ok=True)
+            place.mkdir()
         for old in place.iterdir():
             if folder.name in STEMS and parse_name(old.name, STEMS[folder.name]):
                 old.unlink()

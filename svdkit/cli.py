@@ -22,6 +22,7 @@ from .cli_options import (
     PATH,
     TRACEBACK,
     backend_option,
+    hub_options,
     json_option,
     memory_option,
     quiet_option,
@@ -178,10 +179,7 @@ def cli() -> None:
 @click.option("--decode-chunk-size", type=COUNT, show_default="all", help="Frames decoded at a time, to save memory.")
 @click.option("--latents", type=PATH, help="A .npy of normal noise (videos, frames, 4, height / 8, width / 8).")
 @memory_option
-@click.option("--variant", help="Which of the model's weights, such as fp16.")
-@click.option("--revision", help="Branch, tag or commit on the hub.")
-@click.option("--cache-dir", type=PATH, show_default="the hub's", help="Folder that keeps downloads.")
-@click.option("--local-files-only", is_flag=True, help="Take the model from the cache and ask no network.")
+@hub_options
 @click.option(
     *("--component", "components"),
     metavar="PART=NAME",
@@ -320,6 +318,7 @@ def sigmas(schedules: tuple[str, ...], steps: int, plot: Path | None, as_json: b
 @click.option("--device", show_default="the backend's", help="Such as cpu, cuda:1 or ascend.")
 @click.option("--dtype", show_default="the backend's", help="Of weights and activations, such as float16.")
 @memory_option
+@hub_options
 @json_option
 @traceback_option
 def plan(model: str, as_json: bool, **options: Any) -> None:

@@ -47,11 +47,16 @@ def read_sigmas(text: str, steps: int, *, to_zero: bool = True) -> tuple[float, 
         SigmasError: the numbers do not descend, or are none.
         UnknownPluginError: it is none of these.
     """
-    if Path(text).suffix.lower() in (".txt", ".json"):
+    if is_file(text):
         return validate_sigmas(_from_file(Path(text)), to_zero=to_zero)
     if re.match(r"\s*\[?\s*[-+.\d]", text):
         return validate_sigmas(_numbers(text, "sigmas"), to_zero=to_zero)
     return sigma_schedule(text, steps)
+
+
+def is_file(text: str) -> bool:
+    """Whether what a user wrote for noise levels is the name of a file, be it there or not."""
+    return Path(text).suffix.lower() in (".txt", ".json")
 
 
 def _from_file(path: Path) -> Sequence[float]:

@@ -205,6 +205,16 @@ def test_saving_leaves_alone_what_a_link_leads_to(plain: Path, copy: Path, tmp_p
     assert np.array_equal(latents(load(target)), expected)
     with pytest.raises(OutputError, match="lies in, what the pipeline was loaded from"):
         load(copy).save_pretrained(copy / "scheduler" / "deeper")
+    assert not (copy / "scheduler" / "deeper").exists()
+
+
+def test_a_checkpoint_that_cannot_be_replaced_stays(plain: Path, copy: Path, expected: Any) -> None:
+    shutil.rmtree(copy / "scheduler")
+    (copy / "scheduler").write_text("no folder")
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    with pytest.raises(OutputError, match="cannot be written"):
+        load(plain).save_pretrained(copy)
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
 
 
 # Reading

@@ -291,6 +291,15 @@ def test_no_loop_is_compiled_anew_in_each_process() -> None:
     assert said[1] == ["done", ""]
 
 
+def test_functions_of_no_module_are_compiled_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of whoever uses Numba beside svdkit: classes that it compiles have one."""
+    monkeypatch.setattr(compiled._Tells, "told", False)
+    made: dict[str, Any] = {}
+    exec("def double(x): return 2 * x", {}, made)
+    made["double"].__module__ = None
+    assert compiled.numba.njit(made["double"])(2) == 4
+
+
 def test_where_nothing_can_be_kept_it_is_compiled_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     njit = compiled.numba.njit  # numba itself, which compiles as it imports, keeps its own
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from memory_peaks import write
+from safetensors.numpy import load_file, save_file
 
-from svdkit.backend import Backend
+from svdkit.backend import Backend, Call, itemsize
 from svdkit.cli import cli
 from svdkit.errors import InputError
 from svdkit.memory import Memory
+from svdkit.memory.meter import Meter
 from svdkit.memory.planning import plan
+from svdkit.plugins import make
 
 SMALL: dict[str, Any] = {"height": 64, "width": 64, "num_frames": 4, "backend": "numpy"}
 
@@ -49,6 +54,70 @@ def test_a_plan_is_within_15_percent_of_the_measured_peak(folder: Path, backend:
 @pytest.mark.parametrize("backend", ["numpy", "torch", "mindspore"])
 def test_a_larger_plan_too(folder: Path, backend: str) -> None:
     assert ratio(folder, backend, 320, 320, 5) == pytest.approx(1, abs=0.15)
+
+
+def planned(k: Backend, kernel: str, shape: tuple[int, ...], weight: tuple[int, ...], **options: int) -> int:
+    """Bytes that a call of one argument, as large as its result, needs beside these."""
+    return sum(k.scratch(Call(kernel, (shape,), ("linear",), shape, weight, options, itemsize(k.dtype))))
+
+
+@pytest.mark.parametrize("backend", ["mindspore", "torch"])
+def test_a_convolution_that_sees_one_position_is_planned_as_a_product(backend: str) -> None:
+    pytest.importorskip(backend)
+    k: Backend = make("backend", backend, None, "cpu", "float32")
+    product = planned(k, "linear", (2, 1024, 320), (320, 320))
+    assert product > 0
+    assert planned(k, "conv2d", (2, 320, 32, 32), (320, 320, 1, 1), stride=1, padding=0) == product
+    assert planned(k, "temporal_conv", (2, 320, 32, 32), (320, 320, 3, 1, 1), frames=1) == product
+    assert planned(k, "temporal_conv", (2, 320, 32, 32), (320, 320, 3, 1, 1), frames=2) != product
+
+
+def test_gated_layers_in_bfloat16_are_planned_as_they_are_multiplied() -> None:
+    pytest.importorskip("torch")
+    from svdkit_loops import direct, numbers, threads
+
+    if not numbers.HAS_PAIRS:
+        pytest.skip("this processor multiplies no bfloat16")
+    rooms = direct.way(8192, 160, 1280, gated=True, halves=True).rooms
+    k: Backend = make("backend", "torch", None, "cpu", "bfloat16")
+    call = Call("geglu", ((1, 8192, 320),), ("linear",), (1, 8192, 1280), (2560, 320), {}, 2)
+    assert sum(k.scratch(call)) == 4 * len(threads.allowed_processors()) * sum(rooms.values())
+
+
+def test_mindspore_copies_what_is_reshaped_and_no_tokens() -> None:
+    pytest.importorskip("mindspore")
+    k = Meter(make("backend", "mindspore", None, "cpu", "float32"))
+    x = k.new((2, 320, 8, 8))
+    of_tokens, of_reshaped = k.tokens(x), x.reshape(2, 64, 320)
+    for array, copies in ((of_tokens, 0), (of_reshaped, x.nbytes), (k.to_map(x), x.nbytes), (x[:], x.nbytes)):
+        before = k.ledger.alive
+        k.ledger.peak = before
+        result = k.gelu(array)
+        assert k.ledger.peak - before == result.nbytes + copies
+        del result
+
+
+def test_a_variant_is_planned_as_it_is_stored(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "halves")
+    for path in [*copy.rglob("*.safetensors")]:
+        weights = {name: values.astype(np.float16) for name, values in load_file(path).items()}
+        save_file(weights, path.with_name(f"{path.stem}.fp16.safetensors"))
+        path.unlink()
+    command = [
+        "plan",
+        str(copy),
+        *["--height", "64", "--width", "64", "--num-frames", "2", "--backend", "torch", "--device", "cpu"],
+    ]
+    pytest.importorskip("torch")
+    told = CliRunner().invoke(cli, [*command, "--variant", "fp16", "--json"])
+    guessed = CliRunner().invoke(cli, [*command, "--json"])
+    found, assumed = json.loads(told.stdout), json.loads(guessed.stdout)
+    assert found["notes"] == []
+    assert [note.partition(" are counted")[0] for note in assumed["notes"]] == [
+        f"Weights of the {name}" for name in ("image_encoder", "vae", "unet")
+    ]
+    assert "only for variant='fp16'" in assumed["notes"][0]
+    assert found["weights"]["unet"] < assumed["weights"]["unet"]
 
 
 def test_what_a_plan_says() -> None:

@@ -124,6 +124,15 @@ def test_a_row_shares_rounding_with_its_neighbour_alone() -> None:
     assert np.isfinite(np.delete(y, [50, 51], 0)).all()
 
 
+def test_the_last_of_an_odd_number_of_rows_shares_its_rounding_with_none() -> None:
+    x, weight = drawn(FEWEST + 1, 64), drawn(64, 64)
+    y, z = np.empty((2, FEWEST + 1, 64), np.float32)
+    multiply(x, weight, None, y)
+    x[:-1] = np.nan
+    multiply(x, weight, None, z)
+    np.testing.assert_array_equal(z[-1], y[-1])
+
+
 @pytest.mark.parametrize(
     ("rows", "size", "columns", "gated"),
     [

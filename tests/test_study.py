@@ -6,7 +6,10 @@ import importlib
 import json
 import shutil
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,9 +37,11 @@ from svdkit.errors import (
     UnknownPluginError,
 )
 from svdkit.hub import resolve_model
+from svdkit.memory import malloc
 from svdkit.plugins import registry
 from svdkit.sampling import get_scheduler
 from svdkit.schedules import sigma_schedule
+from svdkit.stages import Stages
 from svdkit.study.cells import expand, fingerprint
 from svdkit.study.grid import Study, guidance_ends, read_toml
 from svdkit.study.measures import flicker, measure, motion
@@ -44,7 +49,8 @@ from svdkit.study.metadata import describe
 from svdkit.study.schedulers import evaluations, make_scheduler, within
 from svdkit.study.store import Store
 from svdkit.study.table import COLUMNS, COSTS, IDENTITY, MEASURES, read_table
-from svdkit.study.worker import Task, Worker
+from svdkit.study.worker import Task, Worker, peak_memory
+from svdkit_numpy.backend import NumpyBackend
 
 ROOT = Path(__file__).parents[1]
 SMALL: dict[str, Any] = {
@@ -177,16 +183,69 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_study_survives_its_file(small: Callable[..., Study], tmp_path: Path) -> None:
     study = small(
-        schedules=["ays", [700.0, 20.0, 0.5]],
+        schedules=["ays", [700.0, 20.0, 0.5], Path("levels.txt")],
         guidance=["1-3", "2"],
         seeds=[3, 1, 3],
         components={"vae": "default"},
         perceptual=True,
     )
     assert study.seeds == (3, 1)
-    assert study.schedules == ("ays", "700.0,20.0,0.5")
+    assert study.schedules == ("ays", "700.0,20.0,0.5", "levels.txt")
     (tmp_path / "study.toml").write_text(study.as_toml(), encoding="utf-8")
     assert Study.of(read_toml(tmp_path / "study.toml")) == study
+
+
+def test_schedules_of_many_numbers_are_no_files(
+    small: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("ays", "levels.txt"):
+        (tmp_path / name).write_text("3, 2, 1")
+    schedules = [[float(i) + 1 / 3 for i in reversed(range(25))], "ays", "levels.txt"]
+    found = small(schedules=schedules).absolute().schedules
+    assert found == (",".join(map(repr, schedules[0])), "ays", str(tmp_path / "levels.txt"))
+
+
+def test_numbers_of_numpy_are_pythons(small: Callable[..., Study], tmp_path: Path) -> None:
+    sizes = {"height": np.int64(32), "num_frames": np.int32(2), "fps": np.float32(8)}
+    study = small(seeds=list(np.arange(3)), budgets=np.array([2, 3]), schedules=np.array([9.0, 1.0]), **sizes)
+    assert study == small(seeds=[0, 1, 2], budgets=[2, 3], schedules=[9.0, 1.0], height=32, num_frames=2, fps=8.0)
+    assert len({cell.key for cell in expand(study).cells}) == 3
+    (tmp_path / "study.toml").write_text(study.as_toml(), encoding="utf-8")
+    assert Study.of(read_toml(tmp_path / "study.toml")) == study
+
+
+def test_cells_take_turns_with_other_generations(small: Callable[..., Study], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a backend of which one may compute at a time."""
+    inside: list[bool] = []
+
+    @contextmanager
+    def exclusive(self: Any) -> Iterator[None]:
+        inside.append(True)
+        yield
+        inside.pop()
+
+    def denoise(self: Stages, *args: Any, **options: Any) -> Any:
+        assert inside, "another may compute"
+        return original(self, *args, **options)
+
+    original = Stages.denoise
+    monkeypatch.setattr(NumpyBackend, "exclusive", exclusive)
+    monkeypatch.setattr(Stages, "denoise", denoise)
+    grid = expand(small())
+    result = Worker(grid).attempt(Task(grid.references[0]))
+    assert not isinstance(result, str), result
+
+
+def test_looking_at_memory_gives_none_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else what is timed meanwhile takes it again, and is slower than a generation is."""
+    threads: list[int] = []
+    backend, libc = NumpyBackend(), SimpleNamespace(malloc_trim=lambda padding: threads.append(threading.get_ident()))
+    monkeypatch.setattr(malloc, "_glibc", lambda: libc)
+    with peak_memory(backend, seconds=0.01) as held:
+        time.sleep(0.2)
+    assert len(held) > 3
+    assert set(threads) == {threading.get_ident()}
 
 
 def test_a_damaged_result_is_named(small: Callable[..., Study], tmp_path: Path) -> None:
@@ -219,6 +278,10 @@ def test_images_in_a_file_are_beside_it(tmp_path: Path, monkeypatch: pytest.Monk
         ({"guidance": "much"}, "'much', expected FIRST-LAST"),
         ({"budgets": [[5]]}, r"A budget is \[5\]"),
         ({"budgts": 4}, "no 'budgts'"),
+        ({"schedules": []}, "no schedules"),
+        ({"schedules": [None]}, "A schedule is None, expected a name"),
+        ({"schedules": [5, "karras"]}, "A schedule is 5, expected a name"),
+        ({"schedules": [["a", "b"]]}, r"A schedule is \['a', 'b'\], expected a name"),
         ({"components": "vae"}, "'vae', expected PART=NAME"),
         ({"components": {"decoder": "mine"}}, "'decoder=mine', expected PART=NAME with a part of unet"),
         ({"components": ["vae=mine", "vae=yours"]}, "vae is chosen twice"),

@@ -19,6 +19,7 @@ import synthetic_study
 from svdkit.errors import InputError
 from svdkit.study import statistics
 from svdkit.study.report import answer, plots, videos, write_report
+from svdkit.study.report import page as page_of_report
 from svdkit.study.store import Store
 from svdkit.study.table import read_table
 
@@ -190,6 +191,14 @@ def test_plots_take_their_colours_from_the_page_and_share_no_ids():
         assert "currentColor" in svg
         assert "$y" in svg
     assert "&lt;a&gt;$b$" in drawn[0]
+
+
+def test_the_wall_opens_with_a_video() -> None:
+    """Though the first schedule, of numbers, has a budget of its own, below those of the others."""
+    others = {"image": "a", "seed": 0, "guidance": "1-3"}
+    tiles = [{"schedule": schedule, "budget": b, **others} for schedule, b in (("7,1", 3), ("ays", 5), ("ays", 10))]
+    assert page_of_report._first(tiles) == tiles[0]
+    assert page_of_report._first(tiles[1:]) == tiles[1]
 
 
 def test_a_rank_diagram_names_every_method_best_first():

@@ -20,8 +20,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 def compiled(function: F) -> F:
     """A function of arrays and numbers, compiled when it is first called and kept on disk; it lets go of Python's lock.
 
-    Products and sums may be one instruction; else every operation is the one written, NaN and infinity included. What
-    is kept is compiled anew when any file of this package changes.
+    Products and sums may be one instruction, a quotient a product with the reciprocal, and zero of either sign; else
+    every operation is the one written, NaN and infinity included. What is kept is compiled anew when any file of this
+    package changes; and in every process if the function's closure holds another one, since Numba keeps functions by
+    what they hold: those that are called are of a module.
     """
     return _compiled(function, {"contract", "nsz", "arcp"})
 
@@ -48,7 +50,8 @@ class _Tells(event.Listener):  # type: ignore[misc]
     told = False
 
     def on_start(self, event: Any) -> None:
-        if not self.told and event.data["dispatcher"].py_func.__module__.startswith(__package__):
+        # What somebody else compiles may be of no module.
+        if not self.told and (event.data["dispatcher"].py_func.__module__ or "").startswith(__package__):
             self.told = True
             _log.info("Compiling loops for this processor, half a minute in all. They are kept for later runs.")
 

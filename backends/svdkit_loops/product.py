@@ -68,12 +68,13 @@ def _share_multiply(
             edges = *part(-(-rows // way.step), way.down, r), *part(count // way.step, way.across, p)
             way.loop(x, weights[0], weights[-1], padded, plus, gated, adds, out, *way.limits, *rooms, *edges)
 
-    share(work, way.down * way.across, x.size // way.down * columns // MULTIPLIED)
+    cells = way.down * way.across
+    share(work, cells, x.size * columns // cells // MULTIPLIED)
 
 
-def multiply_size(rows: int, size: int, columns: int, gated: bool) -> int:
-    """Numbers that all threads hold for a product."""
-    return len(allowed_processors()) * sum(_way(rows, size, columns, gated, halves=False).rooms.values())
+def multiply_size(rows: int, size: int, columns: int, gated: bool, halves: bool = False) -> int:
+    """Numbers, or pairs of bfloat16, that all threads hold for a product."""
+    return len(allowed_processors()) * sum(_way(rows, size, columns, gated, halves).rooms.values())
 
 
 def _way(rows: int, size: int, columns: int, gated: bool, halves: bool) -> Way:

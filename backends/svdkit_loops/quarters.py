@@ -70,7 +70,7 @@ def _pack_rows(
 ) -> tuple[Any, Callable[..., Any]] | None:
     """As `tile.pack_rows`, of rows from the start-th number on, plus or minus those from the other-th on, or neither.
 
-    A row that would lie beyond the last of all is the one before it.
+    A row that would lie beyond the last of all is the other one of its pair, half a stride before.
     """
     if kind_of(x) != "float32" or kind_of(out) != "float32":
         return None
@@ -78,16 +78,14 @@ def _pack_rows(
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         data = data_of(context, builder, signature, args)
         start, other, sign, stride, height, length = args[1:7]
-        latest = builder.sub(context.make_array(x)(context, builder, args[0]).nitems, length)
+        latest = builder.gep(data(0), [builder.sub(context.make_array(x)(context, builder, args[0]).nitems, length)])
+        back = builder.neg(builder.sdiv(stride, index(2)))
 
         def places(first: Any) -> list[Any]:
-            last = builder.sub(height, index(1))
-            last = builder.select(
-                builder.icmp_signed("<=", builder.add(first, builder.mul(last, stride)), latest),
-                last,
-                builder.sub(last, index(1)),
-            )
-            return places_of(builder, builder.gep(data(0), [first]), stride, builder.add(last, index(1)), HEIGHT)
+            rows = places_of(builder, builder.gep(data(0), [first]), stride, height, HEIGHT)
+            return [
+                builder.select(builder.icmp_unsigned("<=", row, latest), row, builder.gep(row, [back])) for row in rows
+            ]
 
         def pack(sign: int, rows: list[Any], others: list[Any]) -> None:
             def read(i: int, k: Any, lanes: int) -> Any:

@@ -13,7 +13,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import ops
 
-from svdkit.backend import Array, Backend, Device, F, Host, mix_share
+from svdkit.backend import Array, Backend, Device, F, Host
 
 
 def constant(values: Host, dtype: str) -> Array:
@@ -105,10 +105,6 @@ class MindSporeBackend(Backend):
     def swap_axes(self, x: Array, videos: int) -> Array:
         a, b, channels = x.shape[0] // videos, x.shape[1], x.shape[2]
         return x.reshape(videos, a, b, channels).transpose(0, 2, 1, 3).reshape(videos * b, a, channels)
-
-    def mix(self, factor: Host, flip: bool) -> Any:
-        share = mix_share(factor, flip)
-        return lambda a, b: b + (a - b) * share
 
 
 _ONE_AT_A_TIME = RLock()

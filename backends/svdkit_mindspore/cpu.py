@@ -63,7 +63,7 @@ class MindSporeCPU(MindSporeBackend):
     def maps_weights(self) -> bool:
         return True
 
-    def held(self, kernel: str, weight: Host, stride: int = 1) -> int:
+    def held(self, weight: Host, stride: int = 1) -> int:
         return stored_size(weight)
 
     def kept(self, call: Call) -> Iterable[tuple[Hashable, int]]:

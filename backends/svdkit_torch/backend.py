@@ -76,9 +76,9 @@ class TorchBackend(Backend):
         """On a CPU in float32, where loops take them as they are."""
         return self._takes_loops()
 
-    def held(self, kernel: str, weight: Host, stride: int = 1) -> int:
+    def held(self, weight: Host, stride: int = 1) -> int:
         in_loops = winograd.suits(weight.shape, stride) or (self._packs and weight.shape[2:] in ((), (1, 1)))
-        return stored_size(weight) if self._takes_loops() and in_loops else super().held(kernel, weight)
+        return stored_size(weight) if self._takes_loops() and in_loops else super().held(weight)
 
     def memory(self) -> Memory:
         return memory.device_memory(self._device)

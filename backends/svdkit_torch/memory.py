@@ -9,7 +9,7 @@ from math import prod
 
 import torch
 
-from svdkit.backend import Call, upsample_then_conv2d
+from svdkit.backend import Call, multiplies, upsample_then_conv2d
 from svdkit.memory import Memory, host_memory
 from svdkit_loops.attention import attention_size
 from svdkit_loops.product import multiply_size
@@ -29,10 +29,10 @@ def scratch(call: Call, packs: bool, loops: str) -> int:
         case "upsample_conv2d":
             upsample, conv = upsample_then_conv2d(call)
             return prod(upsample.output) * call.itemsize + scratch(conv, packs, loops)
-        case "linear" | "geglu" if packs and (loops == "float32" or (loops and call.kernel == "geglu")):
-            columns, size, gated = *call.weight[:2], call.kernel == "geglu"
+        case _ if packs and multiplies(call) and (loops == "float32" or (loops and call.kernel == "geglu")):
+            columns, size, gated, halves = *call.weight[:2], call.kernel == "geglu", loops == "bfloat16"
             rows = prod(call.inputs[0]) // size
-            return numbers * multiply_size(rows, size * call.itemsize // numbers, columns // (1 + gated), gated)
+            return numbers * multiply_size(rows, size // (1 + halves), columns // (1 + gated), gated, halves)
         case "group_norm" | "temporal_attention" if loops:
             return 0
         case "attention" if loops:

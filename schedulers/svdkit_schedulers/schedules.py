@@ -88,7 +88,8 @@ def linear_quadratic(
 
     Args:
         steps, sigma_min, sigma_max: as everywhere. The way is that of sigma / (1 + sigma), the share of noise.
-        threshold: the part of the way that the even half covers.
+        threshold: the part of the way that the even half covers, before the way is stretched so that the last level
+            is `sigma_min`: of 25 steps 2.9 % instead of 2.5, of 4 it is 9.1.
     """
     _check(sigma_min, sigma_max)
     linear = max(steps // 2, 1)

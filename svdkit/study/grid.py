@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from attrs import asdict, evolve, field, fields_dict, frozen
 
 from ..arguments import check_number, parse_components
 from ..errors import InputError
 from ..generation import DEFAULT_MODEL
 from ..guidance import guidance_scales
+from ..schedules import is_file
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,9 +28,15 @@ MODEL_SCHEDULE = "model"
 """The name of the noise levels that a generation has when none are given."""
 
 
+def _plain(value: Any) -> Any:
+    """A value, or a list of values, of NumPy's as Python's, which JSON and TOML have."""
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
+
+
 def _several(value: Any) -> tuple[Any, ...]:
     """One value or several, each once, in their order."""
-    each = value if isinstance(value, (list, tuple)) else (value,)
+    value = _plain(value)
+    each = [_plain(one) for one in value] if isinstance(value, (list, tuple)) else [value]
     try:
         return tuple(dict.fromkeys(each))
     except TypeError:  # no numbers, as checks will tell
@@ -38,11 +47,24 @@ def _texts(value: Any) -> tuple[str, ...]:
     return _several([str(one) for one in (value if isinstance(value, (list, tuple)) else (value,))])
 
 
+def _optional_text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
 def _schedules(value: Any) -> tuple[str, ...]:
     """Schedules as text, of which some were lists of numbers."""
-    single = not isinstance(value, (list, tuple)) or all(isinstance(one, (int, float)) for one in value)
-    each = [value] if single else value
-    return _texts([one if isinstance(one, str) else ",".join(map(repr, map(float, one))) for one in each])
+    value = _plain(value)
+    several = isinstance(value, (list, tuple)) and not (value and all(isinstance(one, (int, float)) for one in value))
+    return _several([_schedule(one) for one in (value if several else [value])])
+
+
+def _schedule(value: Any) -> str:
+    if isinstance(value, (str, os.PathLike)):
+        return os.fspath(value)
+    try:
+        return ",".join(repr(float(one)) for one in value)
+    except (TypeError, ValueError):
+        raise InputError(f"A schedule is {value!r}, expected a name with options, numbers or a file of them.") from None
 
 
 def _components(value: Any) -> tuple[str, ...]:
@@ -72,22 +94,22 @@ class Study:
     model: str = field(default=DEFAULT_MODEL, converter=str)
     variant: str | None = None
     backend: str = "mindspore"
-    device: str | None = None
+    device: str | None = field(default=None, converter=_optional_text)
     dtype: str | None = None
     memory: str = "auto"
     components: tuple[str, ...] = field(default=(), converter=_components)
     """`PART=NAME` of networks by plugins, or a mapping, as `svdkit generate` takes them."""
-    height: int | None = None
-    width: int | None = None
+    height: int | None = field(default=None, converter=_plain)
+    width: int | None = field(default=None, converter=_plain)
     """With the height, in pixels; the model's own where None."""
-    num_frames: int | None = None
-    fps: float = 7
-    motion_bucket_id: float = 127
-    noise_aug_strength: float = 0.02
-    decode_chunk_size: int | None = None
+    num_frames: int | None = field(default=None, converter=_plain)
+    fps: float = field(default=7, converter=_plain)
+    motion_bucket_id: float = field(default=127, converter=_plain)
+    noise_aug_strength: float = field(default=0.02, converter=_plain)
+    decode_chunk_size: int | None = field(default=None, converter=_plain)
     reference: str = "dpmpp_2m"
     """The solver of the reference, on the model's own levels."""
-    reference_budget: int = 200
+    reference_budget: int = field(default=200, converter=_plain)
     perceptual: bool = False
     """Whether to compare frames by what the model's image encoder makes of them, too."""
 
@@ -127,7 +149,7 @@ class Study:
 
     def absolute(self) -> Study:
         """The same study for any working folder."""
-        files = [str(Path(text).absolute()) if Path(text).is_file() else text for text in self.schedules]
+        files = [str(Path(text).absolute()) if is_file(text) else text for text in self.schedules]
         return evolve(
             self,
             images=[str(Path(image).absolute()) for image in self.images],

@@ -171,9 +171,9 @@ def _data(table: Any, wall: videos.Wall, metadata: Mapping[str, Any], hidden: Se
 
 
 def _first(tiles: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The choice that the wall opens with: a budget from the middle, the first of everything else."""
+    """The choice that the wall opens with: the first of everything, and from the middle of its budgets."""
     if not tiles:
         return {}
-    budgets = sorted({tile["budget"] for tile in tiles})
     first = {name: tiles[0][name] for name in ("schedule", "image", "seed", "guidance")}
+    budgets = sorted({tile["budget"] for tile in tiles if first.items() <= tile.items()})
     return first | {"budget": budgets[(len(budgets) - 1) // 2]}
