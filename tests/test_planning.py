@@ -82,6 +82,11 @@ def test_gated_layers_in_bfloat16_are_planned_as_they_are_multiplied() -> None:
     k: Backend = make("backend", "torch", None, "cpu", "bfloat16")
     call = Call("geglu", ((1, 8192, 320),), ("linear",), (1, 8192, 1280), (2560, 320), {}, 2)
     assert sum(k.scratch(call)) == 4 * len(threads.allowed_processors()) * sum(rooms.values())
+    tokens = (1, 4096, 64)
+    call = Call("attention", (tokens,) * 3, ("linear",) * 3, tokens, (), {"heads": 1}, 2)
+    # Of each key 64 channels in 32 pairs, twice, 32 scores, and 16 pairs of their shares; in float32 160 numbers.
+    halves, whole = sum(k.scratch(call)), sum(k.with_dtype("float32").scratch(call))
+    assert halves / whole == pytest.approx(112 / 160, abs=0.01)
 
 
 def test_mindspore_copies_what_is_reshaped_and_no_tokens() -> None:

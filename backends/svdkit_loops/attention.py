@@ -63,9 +63,11 @@ def attend_in_time(q: Stored, k: Stored, v: Stored, heads: int, frames: int, out
     )
 
 
-def attention_size(keys: int, size: int) -> int:
-    """Numbers that all threads hold for attention in space of heads of so many channels."""
-    return len(allowed_processors()) * (keys * (2 * size + 1 + WIDTH) + (2 * size + 1 + WIDTH) * WIDTH)
+def attention_size(keys: int, size: int, halves: bool = False) -> int:
+    """Numbers, or pairs of bfloat16, that all threads hold for attention in space of heads of so many channels."""
+    packed, depth = (size // 2, -(-keys // 2)) if halves else (size, keys)
+    each = keys * (packed + WIDTH) + depth * (size + 1) + (packed + size + 1 + WIDTH) * WIDTH
+    return len(allowed_processors()) * (each + halves * depth * WIDTH)  # shares, which else are where scores were
 
 
 @cache

@@ -36,7 +36,8 @@ def scratch(call: Call, packs: bool, loops: str) -> int:
         case "group_norm" | "temporal_attention" if loops:
             return 0
         case "attention" if loops:
-            return numbers * attention_size(call.inputs[1][1], call.inputs[0][2] // call.options["heads"])
+            size = call.inputs[0][2] // call.options["heads"]
+            return numbers * attention_size(call.inputs[1][1], size, loops == "bfloat16")
         case "conv2d" if call.options["padding"] % 2:  # more on one side than on the other: padded apart
             return prod(call.inputs[0]) * call.itemsize
         case "geglu":  # the gate's GELU, or that and both halves
