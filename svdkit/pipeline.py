@@ -29,7 +29,7 @@ from .memory.policy import MemoryPolicy
 from .memory.residency import Residency
 from .noise import Generator, seeds_of
 from .output import StableVideoDiffusionPipelineOutput
-from .plugins import make
+from .plugins import make_backend
 from .precondition import scalings
 from .preprocess import ImageInput, check_size, load_images
 from .sampling import get_scheduler, levels_of
@@ -131,7 +131,7 @@ class StableVideoDiffusionPipeline:
             CheckpointError: the checkpoint is missing, incomplete, corrupt or another pipeline's.
         """
         check_mode(memory, compile)  # before anything is made
-        kernels: Backend = make("backend", backend, None, None if device is None else str(device), dtype)
+        kernels = make_backend(backend, device, dtype)
         base = kernels.memory().used
         if components is not None and not isinstance(components, Mapping):
             raise InputError(f"components is {components!r}, expected names by part, such as {{'unet': 'name'}}.")

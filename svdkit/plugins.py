@@ -11,7 +11,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 from attrs import frozen
@@ -27,6 +27,9 @@ from .errors import (
     UnknownPluginError,
 )
 from .hookspecs import GROUP, ComponentSpec, PluginSpec
+
+if TYPE_CHECKING:
+    from .backend import Backend
 
 KINDS = {
     "backend": "svdkit_backends",
@@ -292,3 +295,9 @@ def make(kind: str, name: str, options: Mapping[str, Any] | None = None, *args: 
             raise
         given = ", ".join(f"{key}={value!r}" for key, value in options.items())
         raise InputError(f"The {kind} {name!r} does not take {given}: {error}. It takes {_options(target)}.") from error
+
+
+def make_backend(name: str, device: object = None, dtype: str | None = None) -> Backend:
+    """A backend by its name, on a device that is told as text or as a framework's own object for it."""
+    made: Backend = make("backend", name, None, None if device is None else str(device), dtype)
+    return made

@@ -72,6 +72,11 @@ def test_a_convolution_that_sees_one_position_is_planned_as_a_product(backend: s
     assert planned(k, "temporal_conv", (2, 320, 32, 32), (320, 320, 3, 1, 1), frames=2) != product
 
 
+def test_a_device_may_be_a_frameworks_own_object() -> None:
+    torch = pytest.importorskip("torch")
+    assert plan("tiny-random", **{**SMALL, "backend": "torch", "device": torch.device("cpu")}).device == "cpu"
+
+
 def test_gated_layers_in_bfloat16_are_planned_as_they_are_multiplied() -> None:
     pytest.importorskip("torch")
     from svdkit_loops import direct, numbers, threads

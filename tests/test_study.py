@@ -555,7 +555,7 @@ def test_the_device_is_the_one_that_is_used(
     found = [Device("cpu"), Device("cuda:0", "the first"), Device("cuda:10", "another"), Device("cuda:1", "the second")]
     backend = SimpleNamespace(device=device, found_devices=lambda: found)
     grid = expand(small())
-    monkeypatch.setattr("svdkit.study.metadata.make", lambda *_: backend)
+    monkeypatch.setattr("svdkit.study.metadata.make_backend", lambda *_: backend)
     assert describe(grid, Store(tmp_path), "")["machine"]["device"] == told
 
 

@@ -19,7 +19,7 @@ from ..denoiser import ConditionedDenoiser
 from ..errors import CheckpointError, InputError
 from ..hub import resolve_model
 from ..params import Params, expected_shapes
-from ..plugins import make
+from ..plugins import make_backend
 from ..preprocess import check_size
 from . import Memory, describe
 from .meter import Ledger, Meter
@@ -344,7 +344,7 @@ def plan(
         CheckpointError: the checkpoint is missing.
     """
     check_mode(memory, compile)
-    kernels: Backend = make("backend", backend, None, None if device is None else str(device), dtype)
+    kernels = make_backend(backend, device, dtype)
     folder = resolve_model(model, **where)
     unet, _ = component_config("unet", folder, kernels)
     vae, _ = component_config("vae", folder, kernels)

@@ -14,13 +14,12 @@ from attrs import evolve, frozen
 
 from .. import __version__
 from ..arguments import parse_components
-from ..backend import Backend
 from ..checkpoint import ARCHITECTURES, component_config
 from ..config import read_json, video_size
 from ..errors import InputError
 from ..hub import resolve_model
 from ..interfaces import Scheduler
-from ..plugins import make, missing_modules, registry
+from ..plugins import make_backend, missing_modules, registry
 from ..preprocess import Picture, check_size, load_images
 from ..sampling import levels_of
 from ..scheduler_config import SchedulerConfig
@@ -100,7 +99,7 @@ def expand(study: Study) -> Grid:
     """
     pictures = _pictures(study)
     folder = resolve_model(study.model, variant=study.variant)
-    kernels: Backend = make("backend", study.backend, None, study.device, study.dtype)
+    kernels = make_backend(study.backend, study.device, study.dtype)
     unet, vae = (component_config(part, folder, kernels)[0] for part in ("unet", "vae"))
     frames = study.num_frames or int(unet.num_frames)
     size = _size(study, unet, vae)

@@ -10,9 +10,8 @@ from typing import Any
 
 from attrs import asdict
 
-from ..backend import Backend
 from ..memory import host_memory
-from ..plugins import make, registry
+from ..plugins import make_backend, registry
 from .cells import Grid
 from .schedulers import supplier
 from .store import Store
@@ -23,7 +22,7 @@ _MEASURED_WITH = ("svdkit", "numpy", "scipy", "scikit-image", "opencv-python-hea
 def describe(grid: Grid, store: Store, command: str) -> dict[str, Any]:
     """The command, versions, machine and seeds of a study, and how far its references have converged."""
     study = grid.study
-    kernels: Backend = make("backend", study.backend, None, study.device, study.dtype)
+    kernels = make_backend(study.backend, study.device, study.dtype)
     used = (found for found in kernels.found_devices() if f"{found.name}:".startswith(f"{kernels.device}:"))
     setting = {name: grid.setting[name] for name in ("backend", "device", "dtype")}
     return {

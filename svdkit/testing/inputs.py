@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from ..backend import Array, Backend, Host, Map
-from ..plugins import make
+from ..plugins import make_backend
 
 _HOST_DTYPES: dict[str, Any] = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 
@@ -18,8 +18,7 @@ _HOST_DTYPES: dict[str, Any] = {"bfloat16": ml_dtypes.bfloat16, "float16": np.fl
 @cache
 def backend_of(name: str, device: str | None = None, dtype: str | None = None) -> Backend:
     """A registered backend; one object for the same three."""
-    k: Backend = make("backend", name, None, device, dtype)
-    return k
+    return make_backend(name, device, dtype)
 
 
 def reference() -> Backend:
