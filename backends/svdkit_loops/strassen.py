@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import scalar
+from .ahead import MOST, Addresses, ask_for
 from .compiled import compiled
 from .parts import CHUNK, DEPTH, Way, cells
 from .quarters import PRODUCTS, add_products, lay_out_columns, lay_out_rows
@@ -72,7 +73,7 @@ def _multiply(
     """Some pairs of rows by some pairs of panels."""
     size, each = x.shape[1], (1 + gated) * PRODUCTS
     tile, gates = np.empty((HEIGHT, WIDTH), np.float32), np.empty((HEIGHT, WIDTH), np.float32)
-    zeros = np.zeros(WIDTH, np.float32)
+    asked = np.empty(MOST, np.int64)
     # All panels, and a block of rows at a time; or a pair of panels, and some blocks.
     together, chunk = (right - left, bottom - top) if near else (1, CHUNK // 2)
     chunks = -(-(bottom - top) // chunk)
@@ -87,21 +88,54 @@ def _multiply(
                     lay_out_columns(value, column, begin, half, panels, to)
                     if gated:
                         lay_out_columns(gate, column, begin, half, panels, to + PRODUCTS * half * WIDTH)
-                for block in range(blocks_of(pairs)):
+                blocks = blocks_of(pairs)
+                for block in range(blocks):
                     start, height = block_of(pairs, block)
                     row, at = 2 * (first + start), 0 if near else start * PRODUCTS * half
                     if group == left:
                         lay_out_rows(x, row, height, begin, half, rows, at)
                     for i in range(together):
-                        for p in range(each):
-                            of_rows = place(rows, at + p % PRODUCTS * height * half)
-                            of_columns = place(panels, (i * each + p) * half * WIDTH)
-                            result = place(products, p * HEIGHT * WIDTH)
-                            multiply_tile(of_rows, height, half, of_columns, place(zeros, 0), 0, result, WIDTH)
+                        # For the result, what is added to it, and what is laid out next.
+                        column, count = (group + i) * 2 * WIDTH, 0
+                        count = ask_for(asked, count, out, row, 2 * height, column, 2 * WIDTH)
+                        if adds and begin == 0:
+                            count = ask_for(asked, count, plus, row, 2 * height, column, 2 * WIDTH)
+                        if group == left and block + 1 < blocks:
+                            more = row + 2 * height
+                            count = ask_for(asked, count, x, more, 2 * HEIGHT, begin, 2 * half, i, together)
+                        if group + together < right:
+                            more, wide = column + 2 * WIDTH, 2 * WIDTH
+                            count = ask_for(asked, count, value, more, wide, begin, 2 * half, block, blocks)
+                            if gated:
+                                count = ask_for(asked, count, gate, more, wide, begin, 2 * half, block, blocks)
+                        _multiply_quarters(rows, at, height, half, panels, i * each, each, products, asked, count)
                         if gated:
                             _add_gated(products, bias, out, row, group + i, height, tile, gates)
                         else:
                             _add_up(products, bias, plus, adds, begin > 0, out, row, group + i, height, tile)
+
+
+@compiled
+def _multiply_quarters(
+    rows: Floats,
+    at: int,
+    height: int,
+    half: int,
+    panels: Floats,
+    first: int,
+    count: int,
+    products: Floats,
+    asked: Addresses,
+    addresses: int,
+) -> None:
+    """So many products of what is laid out; of addresses as many are asked for during each."""
+    zeros = np.zeros(WIDTH, np.float32)
+    for p in range(count):
+        of_rows = place(rows, at + p % PRODUCTS * height * half)
+        of_columns = place(panels, (first + p) * half * WIDTH)
+        result, begin, end = place(products, p * HEIGHT * WIDTH), addresses * p // count, addresses * (p + 1) // count
+        ahead = place(asked, begin)
+        multiply_tile(of_rows, height, half, of_columns, place(zeros, 0), 0, result, WIDTH, ahead, end - begin)
 
 
 @compiled

@@ -7,7 +7,7 @@ This is what a compiler does not find: each step takes one value of each row and
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from llvmlite import ir
@@ -15,8 +15,10 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .ahead import BYTES, emit_request
 from .compiled import compiled
 from .numbers import FEATURES, HAS_PAIRS, kind_of, load, store
+from .room import LINE
 
 LANES = 16 if FEATURES.get("avx512f") else 8 if FEATURES.get("avx2") else 4
 """Numbers in a vector register."""
@@ -31,7 +33,7 @@ AHEAD = 512
 
 _Index, _Number = ir.IntType(64), ir.FloatType()
 _Vector = ir.VectorType(_Number, LANES)
-NUMBERS, _PAIRS = types.CPointer(types.float32), types.CPointer(types.int32)
+NUMBERS, _PAIRS, _ADDRESSES = (types.CPointer(kind) for kind in (types.float32, types.int32, types.int64))
 _SPLAT = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
 
 
@@ -60,24 +62,33 @@ def in_a_row(*arrays: Any) -> bool:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def place(context: Any, x: Any, start: Any) -> tuple[Any, Callable[..., Any]] | None:
-    """Where the start-th number, or pair, of a whole array is, for as long as the array is used further on.
+    """Where the start-th number, pair or address of a whole array is, for as long as the array is used further on.
 
     Loops that choose between arrays would count references to them: 300 cycles a tile.
     """
-    places = {"float32": NUMBERS, "pairs": _PAIRS}
-    kind = kind_of(x)
-    if kind not in places:
+    places = {types.float32: NUMBERS, types.int32: _PAIRS, types.int64: _ADDRESSES}
+    if not isinstance(x, types.Array) or x.layout != "C" or x.dtype not in places:
         return None
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.gep(data_of(context, builder, signature, args)(0), [args[1]])
 
-    return places[kind](x, start), emit
+    return places[x.dtype](x, start), emit
 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def multiply_tile(
-    context: Any, rows: Any, height: Any, length: Any, columns: Any, begin: Any, step: Any, out: Any, stride: Any
+    context: Any,
+    rows: Any,
+    height: Any,
+    length: Any,
+    columns: Any,
+    begin: Any,
+    step: Any,
+    out: Any,
+    stride: Any,
+    asked: Any,
+    count: Any,
 ) -> tuple[Any, Callable[..., Any]] | None:
     """Rows of WIDTH numbers become what they begin with + rows times columns.
 
@@ -86,22 +97,26 @@ def multiply_tile(
         columns: that of `(length, WIDTH)`, of the same.
         begin, step: what the first row begins with, and how much further it is for the next ones.
         out, stride: where the first row goes, and how much further the next ones.
+        asked, count: the place of so many addresses, as `ahead` has them, that are asked for meanwhile; or None and 0.
     """
-    pairs = rows == _PAIRS and HAS_PAIRS
+    pairs, asks = rows == _PAIRS and HAS_PAIRS, asked == _ADDRESSES
     if rows != columns or begin != NUMBERS or out != NUMBERS or (rows != NUMBERS and not pairs):
+        return None
+    if not asks and not isinstance(asked, types.NoneType):
         return None
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        rows, height, length, columns, begin, step, out, stride = args
+        rows, height, length, columns, begin, step, out, stride, asked, count = args
+        ahead = (asked, count) if asks else None
         emit_each(
             builder,
             height,
             range(1, HEIGHT + 1),
-            lambda high: _emit_tile(builder, pairs, high, length, rows, columns, (begin, step), (out, stride)),
+            lambda high: _emit_tile(builder, pairs, high, length, rows, columns, (begin, step), (out, stride), ahead),
         )
         return context.get_dummy_value()
 
-    return types.void(rows, height, length, columns, begin, step, out, stride), emit
+    return types.void(rows, height, length, columns, begin, step, out, stride, asked, count), emit
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -271,12 +286,8 @@ def _emit_rows(builder: Any, tile: Any, rows: Any, height: Any, width: Any, move
 
 
 def fetch(builder: Any, place: Any) -> None:
-    """Asks for what lies AHEAD bytes further, and does not wait for it; there need not be anything."""
-    byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
-    kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
-    prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    place = builder.gep(builder.bitcast(place, byte), [index(AHEAD)])
-    builder.call(prefetch, [place, *(ir.Constant(word, x) for x in (0, 3, 1))])  # to read, into all caches, data
+    """Asks for what lies AHEAD bytes further."""
+    emit_request(builder, builder.add(builder.ptrtoint(place, _Index), index(AHEAD)))
 
 
 def data_of(context: Any, builder: Any, signature: Any, args: Any) -> Callable[[int], Any]:
@@ -297,7 +308,9 @@ def emit_each(builder: Any, value: Any, cases: Iterable[int], emit: Callable[[in
     builder.position_at_end(end)
 
 
-def _emit_tile(builder: Any, pairs: bool, height: int, length: Any, a: Any, b: Any, begin: Any, out: Any) -> None:
+def _emit_tile(
+    builder: Any, pairs: bool, height: int, length: Any, a: Any, b: Any, begin: Any, out: Any, ahead: Any
+) -> None:
     element = ir.IntType(32) if pairs else _Number
     vector = ir.VectorType(element, LANES)
     name = "llvm.x86.avx512bf16.dpbf16ps.512" if pairs else f"llvm.fmuladd.v{LANES}f32"
@@ -309,9 +322,9 @@ def _emit_tile(builder: Any, pairs: bool, height: int, length: Any, a: Any, b: A
         place = builder.gep(begin[0], [builder.mul(index(i), begin[1])])
         for v, x in enumerate(row):
             builder.store(builder.load(vector_at(builder, place, v), align=4), x)
-    with cgutils.for_range(builder, length) as loop:
-        step = builder.gep(b, [builder.mul(loop.index, index(WIDTH))])
-        values = builder.gep(a, [builder.mul(loop.index, index(height))])
+    for k in _steps(builder, length, ahead):
+        step = builder.gep(b, [builder.mul(k, index(WIDTH))])
+        values = builder.gep(a, [builder.mul(k, index(height))])
         columns = [
             builder.load(builder.bitcast(builder.gep(step, [index(v * LANES)]), vector.as_pointer()), align=4)
             for v in range(VECTORS)
@@ -328,6 +341,23 @@ def _emit_tile(builder: Any, pairs: bool, height: int, length: Any, a: Any, b: A
         place = builder.gep(out[0], [builder.mul(index(i), out[1])])
         for v, x in enumerate(row):
             builder.store(builder.load(x), vector_at(builder, place, v), align=4)
+
+
+def _steps(builder: Any, length: Any, ahead: Any) -> Iterator[Any]:
+    """A loop, whose body is what follows; in equal parts, before each of which there is a request, if there are any."""
+    if ahead is None:
+        with cgutils.for_range(builder, length) as loop:
+            yield loop.index
+        return
+    asked, count = ahead
+    parts = builder.add(count, index(1))
+    with cgutils.for_range(builder, parts) as part:
+        with builder.if_then(builder.icmp_signed("<", part.index, count)):
+            emit_request(builder, builder.load(builder.gep(asked, [part.index])), BYTES // LINE)
+        begin = builder.sdiv(builder.mul(length, part.index), parts)
+        end = builder.sdiv(builder.mul(length, builder.add(part.index, index(1))), parts)
+        with cgutils.for_range_slice(builder, begin, end, index(1)) as (k, _):
+            yield k
 
 
 def vector_at(builder: Any, start: Any, i: int) -> Any:
