@@ -34,9 +34,20 @@ def kind_of(array: Any) -> str | None:
 
 def load(builder: Any, kind: str, place: Any, lanes: int) -> Any:
     """So many numbers of a kind as float32: a vector, or one alone. Pairs are told as if they were float32."""
+    return widened(builder, kind, as_stored(builder, kind, place, lanes), lanes)
+
+
+def as_stored(builder: Any, kind: str, place: Any, lanes: int) -> Any:
+    """So many numbers of a kind, or their bits."""
+    element = _SINGLE if kind in ("float32", "pairs") else _SHORT
+    align = 4 if element is _SINGLE else 2
+    return builder.load(builder.bitcast(place, _of(element, lanes).as_pointer()), align=align)
+
+
+def widened(builder: Any, kind: str, bits: Any, lanes: int) -> Any:
+    """What is stored so, as float32."""
     if kind in ("float32", "pairs"):
-        return builder.load(builder.bitcast(place, _of(_SINGLE, lanes).as_pointer()), align=4)
-    bits = builder.load(builder.bitcast(place, _of(_SHORT, lanes).as_pointer()), align=2)
+        return bits
     if kind == "float16" and HAS_HALVES:
         return builder.fpext(builder.bitcast(bits, _of(ir.HalfType(), lanes)), _of(_SINGLE, lanes))
     bits = builder.zext(bits, _of(_WORD, lanes))

@@ -15,27 +15,27 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .compiled import compiled
-from .numbers import kind_of, load
+from .numbers import as_stored, kind_of, load, store, widened
 from .room import Floats
-from .stored import Stored
 from .tile import (
     HEIGHT,
+    LANES,
     NUMBERS,
     VECTORS,
     WIDTH,
     data_of,
     emit_each,
     emit_packed,
-    fetch,
     index,
     places_of,
+    transposed,
     vector_at,
 )
 
 # Of each product: a quarter of the rows that are multiplied, another, and the sign with which that is added; so of the
 # columns that they are multiplied with.
 _ROWS = np.array([(0, 3, 1), (2, 3, 1), (0, 0, 0), (3, 0, 0), (0, 1, 1), (2, 0, -1), (1, 3, -1)])
-_COLUMNS = np.array([(0, 3, 1), (0, 0, 0), (1, 3, -1), (2, 0, -1), (3, 0, 0), (0, 1, 1), (2, 3, 1)])
+_COLUMNS = [(0, 3, 1), (0, 0, 0), (1, 3, -1), (2, 0, -1), (3, 0, 0), (0, 1, 1), (2, 3, 1)]
 _SIGNS = (-1, 0, 1)
 _RESULTS = [[1, 0, 0, 1, -1, 0, 1], [0, 0, 1, 0, 1, 0, 0], [0, 1, 0, 1, 0, 0, 0], [1, -1, 1, 0, 0, 1, 0]]
 """With which sign each product is added to each quarter of the result."""
@@ -51,17 +51,6 @@ def lay_out_rows(x: Floats, first: int, height: int, begin: int, half: int, out:
         q, other, sign = _ROWS[p]
         one, two = at + q // 2 * size + q % 2 * half, at + other // 2 * size + other % 2 * half
         _pack_rows(x, one, two, sign, 2 * size, height, half, out, to + p * height * half)
-
-
-@compiled
-def lay_out_columns(weights: Stored, first: int, begin: int, half: int, out: Floats, to: int) -> None:
-    """What each product has of a pair of panels, of two halves of inputs."""
-    size = weights.shape[1]
-    at = first * size + begin
-    for p in range(PRODUCTS):
-        q, other, sign = _COLUMNS[p]
-        one, two = at + q % 2 * WIDTH * size + q // 2 * half, at + other % 2 * WIDTH * size + other // 2 * half
-        _pack_columns(weights, one, two, sign, size, half, out, to + p * half * WIDTH)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -90,7 +79,8 @@ def _pack_rows(
         def pack(sign: int, rows: list[Any], others: list[Any]) -> None:
             def read(i: int, k: Any, lanes: int) -> Any:
                 i = min(i, HEIGHT - 1)
-                return _combined(builder, sign, "float32", (rows[i], others[i]), k, lanes)
+                first, other = (load(builder, "float32", builder.gep(of[i], [k]), lanes) for of in (rows, others))
+                return _sum(builder, first, sign, other)
 
             emit_packed(builder, read, HEIGHT, length, builder.gep(data(7), [args[8]]), height)
 
@@ -102,40 +92,50 @@ def _pack_rows(
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _pack_columns(
-    context: Any, weights: Any, start: Any, other: Any, sign: Any, stride: Any, length: Any, out: Any, to: Any
+def lay_out_columns(
+    context: Any, weights: Any, first: Any, begin: Any, half: Any, out: Any, to: Any
 ) -> tuple[Any, Callable[..., Any]] | None:
-    """As `stored.pack_columns`, of WIDTH rows from the start-th number on, plus or minus those from the other-th on."""
+    """What each product has of a pair of panels, of two halves of inputs, one product after another.
+
+    Weights are turned round as they are stored, each once, and become float32 when they are added. Halves of inputs
+    are whole vectors.
+    """
     kind = kind_of(weights)
     if kind in (None, "pairs") or kind_of(out) != "float32":
         return None
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         data = data_of(context, builder, signature, args)
-        start, other, sign, stride, length = args[1:6]
-        rows = places_of(builder, builder.gep(data(0), [start]), stride, index(WIDTH), WIDTH)
-        apart = builder.sub(other, start)
-
-        def pack(sign: int) -> None:
-            def read(i: int, k: Any, lanes: int) -> Any:
-                if lanes > 1:
-                    fetch(builder, builder.gep(rows[i], [k]))
-                return _combined(builder, sign, kind, (rows[i], builder.gep(rows[i], [apart])), k, lanes)
-
-            emit_packed(builder, read, WIDTH, length, builder.gep(data(6), [args[7]]), index(WIDTH))
-
-        emit_each(builder, sign, _SIGNS, pack)
+        first, begin, half = args[1:4]
+        size = builder.extract_value(context.make_array(weights)(context, builder, args[0]).shape, 1)
+        apart = builder.mul(half, index(WIDTH))
+        for column in range(0, WIDTH, LANES):
+            quarters = []
+            for q in range(4):
+                row = builder.add(first, index(q % 2 * WIDTH + column))
+                at = builder.add(builder.mul(row, size), builder.add(begin, builder.mul(half, index(q // 2))))
+                quarters.append(places_of(builder, builder.gep(data(0), [at]), size, index(LANES), LANES))
+            with cgutils.for_range_slice(builder, index(0), half, index(LANES)) as (k, _):
+                turned = [
+                    transposed(builder, [as_stored(builder, kind, builder.gep(row, [k]), LANES) for row in rows])
+                    for rows in quarters
+                ]
+                for i in range(LANES):
+                    numbers = [widened(builder, kind, rows[i], LANES) for rows in turned]
+                    place = builder.add(builder.mul(builder.add(k, index(i)), index(WIDTH)), index(column))
+                    place = builder.gep(data(4), [builder.add(args[5], place)])
+                    for p, (q, other, sign) in enumerate(_COLUMNS):
+                        to = builder.gep(place, [builder.mul(apart, index(p))])
+                        store(builder, "float32", _sum(builder, numbers[q], sign, numbers[other]), to, LANES)
         return context.get_dummy_value()
 
-    return types.void(weights, start, other, sign, stride, length, out, to), emit
+    return types.void(weights, first, begin, half, out, to), emit
 
 
-def _combined(builder: Any, sign: int, kind: str, places: tuple[Any, Any], k: Any, lanes: int) -> Any:
-    """The k-th numbers from one place on, plus or minus those from another, or as they are."""
-    number = load(builder, kind, builder.gep(places[0], [k]), lanes)
+def _sum(builder: Any, number: Any, sign: int, other: Any) -> Any:
+    """A number plus or minus another, or alone."""
     if not sign:
         return number
-    other = load(builder, kind, builder.gep(places[1], [k]), lanes)
     return builder.fadd(number, other) if sign > 0 else builder.fsub(number, other)
 
 

@@ -350,12 +350,12 @@ def _steps(builder: Any, length: Any, ahead: Any) -> Iterator[Any]:
             yield loop.index
         return
     asked, count = ahead
-    parts = builder.add(count, index(1))
-    with cgutils.for_range(builder, parts) as part:
+    each = builder.sdiv(length, builder.add(count, index(1)))
+    with cgutils.for_range(builder, builder.add(count, index(1))) as part:
         with builder.if_then(builder.icmp_signed("<", part.index, count)):
             emit_request(builder, builder.load(builder.gep(asked, [part.index])), BYTES // LINE)
-        begin = builder.sdiv(builder.mul(length, part.index), parts)
-        end = builder.sdiv(builder.mul(length, builder.add(part.index, index(1))), parts)
+        begin = builder.mul(each, part.index)
+        end = builder.select(builder.icmp_signed("<", part.index, count), builder.add(begin, each), length)
         with cgutils.for_range_slice(builder, begin, end, index(1)) as (k, _):
             yield k
 
