@@ -1,12 +1,16 @@
-"""Checkpoints that tests share, written by diffusers once for a whole run."""
+"""Checkpoints that tests share, written by diffusers once for a whole run, and a pipeline of one."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from svdkit.pipeline import StableVideoDiffusionPipeline
 
 os.environ.setdefault("GLOG_v", "3")  # MindSpore's warnings
 os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels for GPUs run on the CPU; set before Triton is imported
@@ -26,3 +30,24 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
         return root / name if (root / name).exists() else save_checkpoint(name, root / name)
 
     return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(checkpoint: Callable[[str], Path]) -> StableVideoDiffusionPipeline:
+    """In float64, so that what is the same in exact arithmetic is the same here, nearly."""
+    from svdkit.pipeline import StableVideoDiffusionPipeline
+
+    pipe = StableVideoDiffusionPipeline.from_pretrained(checkpoint("plain"), backend="numpy", dtype="float64")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture
+def pipe(loaded: StableVideoDiffusionPipeline) -> StableVideoDiffusionPipeline:
+    """The same components in a pipeline of their own, which a test may change."""
+    from svdkit.pipeline import StableVideoDiffusionPipeline
+
+    copy = StableVideoDiffusionPipeline(**loaded.components, sigma_schedule=loaded.sigma_schedule)
+    copy.set_progress_bar_config(disable=True)
+    copy._origin = loaded._origin
+    return copy
