@@ -79,7 +79,7 @@ def _in_space(halves: bool) -> Callable[..., None]:
         (_, queries, packed), (_, keys, channels) = q.shape, v.shape
         size, panels, depth = channels // heads, -(-queries // WIDTH), keys
         packed //= heads
-        scale = np.float32(1 / np.sqrt(size))
+        scale = scalar.LOG2E / np.float32(np.sqrt(size))
         x, y, z, result = q.reshape(-1), k.reshape(-1), v.reshape(-1), out.reshape(-1)
         packed_keys, panel = np.empty(keys * packed + HEIGHT + LANES, q.dtype), np.zeros((packed, WIDTH), q.dtype)
         scores, zeros = np.empty((keys + 1) * WIDTH, np.float32), np.zeros(WIDTH, np.float32)
@@ -126,10 +126,10 @@ def _in_space(halves: bool) -> Callable[..., None]:
                     for s in range(depth):
                         for lane in range(WIDTH):
                             a, b = scores[2 * s * WIDTH + lane], scores[(2 * s + 1) * WIDTH + lane]
-                            shares[s * WIDTH + lane] = pair(scalar.exp(a * scale), scalar.exp(b * scale))
+                            shares[s * WIDTH + lane] = pair(scalar.exp2(a * scale), scalar.exp2(b * scale))
                 else:
                     for s in range(keys * WIDTH):
-                        scores[s] = scalar.exp(scores[s] * scale)
+                        scores[s] = scalar.exp2(scores[s] * scale)
                 for block in range(blocks_of(size + 1)):
                     first, height = block_of(size + 1, block)
                     rows, to = place(packed_values, first * depth), place(sums, first * WIDTH)
@@ -162,7 +162,7 @@ def _pair_rows(values: Stored, next_values: Stored, out: Stored) -> None:
 def _attend_in_time(q: Stored, k: Stored, v: Stored, heads: int, frames: int, out: Stored, i: int, j: int) -> None:
     _, positions, channels = q.shape
     size, stride = channels // heads, positions * channels
-    scale, scores = np.float32(1 / np.sqrt(size)), np.empty(frames, np.float32)
+    scale, scores = scalar.LOG2E / np.float32(np.sqrt(size)), np.empty(frames, np.float32)
     sums = np.empty(size, np.float32)
     x, y, z, result = q.reshape(-1), k.reshape(-1), v.reshape(-1), out.reshape(-1)
     for unit in range(i, j):
@@ -179,7 +179,7 @@ def _attend_in_time(q: Stored, k: Stored, v: Stored, heads: int, frames: int, ou
                     scores[g] = score * scale
                     largest = max(largest, scores[g])
                 for g in range(frames):
-                    scores[g] = scalar.exp(scores[g] - largest)
+                    scores[g] = scalar.exp2(scores[g] - largest)
                     total += scores[g]
                 sums[:] = 0
                 for g in range(frames):
