@@ -2,8 +2,10 @@
 
 Rows, inputs and columns are halved once, at each block of rows and pair of panels, so that sums of quarters are made
 where they are laid out, and sums of products where tiles still are in the nearest cache (`quarters`). Products take
-8 to 20 % less: half of the eighth that is saved is left, and memory is asked for meanwhile (`ahead`). Rows of a pair round as the larger of them does. So the
-halves of rows are every other row: pairs are neighbours, which are alike, as they are in Winograd's tiles.
+8 to 20 % less: half of the eighth that is saved is left, and memory is asked for meanwhile (`ahead`).
+
+Rows of a pair round as the larger of them does. So the halves of rows are every other row: pairs are neighbours, which
+are alike, as they are in Winograd's tiles.
 
 Source: V. Strassen, "Gaussian elimination is not optimal", Numerische Mathematik 13, 1969; made of blocks as in
 J. Huang et al., "Strassen's algorithm reloaded", SC16 (arXiv 1605.01078).
