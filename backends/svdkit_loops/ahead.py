@@ -26,6 +26,10 @@ BYTES = 4 * LINE
 """What is asked for at an address."""
 MOST = 4096
 """Addresses that are noted at a time."""
+FURTHER = 512
+"""Bytes from what is read of a row to what is asked for meanwhile: rows are too many for a processor to foresee."""
+
+_Index = ir.IntType(64)
 
 
 @compiled
@@ -61,7 +65,7 @@ def _address(context: Any, x: Any) -> tuple[Any, Callable[..., Any]] | None:
         return None
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.ptrtoint(context.make_array(x)(context, builder, args[0]).data, ir.IntType(64))
+        return builder.ptrtoint(context.make_array(x)(context, builder, args[0]).data, _Index)
 
     return types.int64(x), emit
 
@@ -74,3 +78,8 @@ def emit_request(builder: Any, address: Any, lines: int = 1) -> None:
     for line in range(lines):
         place = builder.inttoptr(builder.add(address, ir.Constant(address.type, line * LINE)), byte)
         builder.call(prefetch, [place, *(ir.Constant(word, x) for x in (0, 3, 1))])  # to read, into all caches, data
+
+
+def fetch(builder: Any, place: Any) -> None:
+    """Asks for what lies FURTHER bytes from a place."""
+    emit_request(builder, builder.add(builder.ptrtoint(place, _Index), ir.Constant(_Index, FURTHER)))

@@ -14,8 +14,9 @@ import numpy.typing as npt
 from numba import types
 from numba.extending import intrinsic
 
+from .ahead import fetch
 from .numbers import kind_of, load
-from .tile import WIDTH, data_of, emit_packed, fetch, index, places_of
+from .tile import WIDTH, data_of, emit_packed, index, places_of
 
 Stored: TypeAlias = npt.NDArray[Any]
 """Of a kind that `numbers` tells apart."""

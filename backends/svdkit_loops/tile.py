@@ -15,7 +15,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .ahead import BYTES, emit_request
+from .ahead import BYTES, emit_request, fetch
 from .compiled import compiled
 from .numbers import FEATURES, HAS_PAIRS, kind_of, load, store
 from .room import LINE
@@ -27,9 +27,6 @@ WIDTH = VECTORS * LANES
 """Columns of a tile."""
 HEIGHT = 14 if LANES == 16 or platform.machine() in ("aarch64", "arm64") else 6
 """Rows of a tile, at most: with 32 registers, or 16."""
-
-AHEAD = 512
-"""Bytes that rows are asked for ahead of their use: they are too many for a processor to foresee."""
 
 _Index, _Number = ir.IntType(64), ir.FloatType()
 _Vector = ir.VectorType(_Number, LANES)
@@ -283,11 +280,6 @@ def _emit_rows(builder: Any, tile: Any, rows: Any, height: Any, width: Any, move
                     move(builder.gep(inside, [column]), builder.gep(outside, [column]), column, LANES)
             with otherwise, cgutils.for_range(builder, width) as loop:
                 move(builder.gep(inside, [loop.index]), builder.gep(outside, [loop.index]), loop.index, 1)
-
-
-def fetch(builder: Any, place: Any) -> None:
-    """Asks for what lies AHEAD bytes further."""
-    emit_request(builder, builder.add(builder.ptrtoint(place, _Index), index(AHEAD)))
 
 
 def data_of(context: Any, builder: Any, signature: Any, args: Any) -> Callable[[int], Any]:
