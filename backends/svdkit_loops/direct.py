@@ -11,8 +11,8 @@ from functools import cache
 
 import numpy as np
 
-from . import scalar
 from .compiled import compiled
+from .gates import apply_gates
 from .parts import CHUNK, DEPTH, Way, cells
 from .room import Floats
 from .stored import Stored, pack_columns
@@ -85,8 +85,7 @@ def _loop(halves: bool) -> Callable[..., None]:
                         if gated:
                             more, offset = place(panels, size * WIDTH), place(bias, bias.shape[1] + column)
                             multiply_tile(x_rows, height, size, more, offset, 0, place(gates, 0), WIDTH, None, 0)
-                            for k in range(height * WIDTH):
-                                values_of_all[k] *= scalar.gelu(gates_of_all[k])
+                            apply_gates(values_of_all, gates_of_all, height * WIDTH)
                         if not direct:
                             store_tile(tile, height, width, out, to, columns)
 

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import scalar
 from .ahead import MOST, Addresses, ask_for
 from .compiled import compiled
+from .gates import apply_gates
 from .parts import CHUNK, DEPTH, Way, cells
 from .quarters import PRODUCTS, add_products, lay_out_columns, lay_out_rows
 from .room import Floats
@@ -178,8 +178,7 @@ def _add_gated(
         add_products(place(products, 0), q, place(bias, column), 0, place(tile, 0), WIDTH, there)
         offset = place(bias, columns + column)
         add_products(place(products, of_gates), q, offset, 0, place(gates, 0), WIDTH, there)
-        for k in range(there * WIDTH):
-            values_of_all[k] *= scalar.gelu(gates_of_all[k])
+        apply_gates(values_of_all, gates_of_all, there * WIDTH)
         store_tile(tile, there, WIDTH, out, to, 2 * columns)
 
 
