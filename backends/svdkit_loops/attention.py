@@ -119,7 +119,7 @@ def _in_space(halves: bool) -> Callable[..., None]:
                 for block in range(blocks_of(keys)):
                     first, height = block_of(keys, block)
                     rows, to = place(packed_keys, first * packed), place(scores, first * WIDTH)
-                    multiply_tile(rows, height, packed, place(panel, 0), place(zeros, 0), 0, to, WIDTH, None, 0)
+                    multiply_tile(rows, height, packed, place(panel, 0), place(zeros, 0), 0, to, WIDTH)
                 subtract_largest(scores, keys)
                 if halves:
                     scores[keys * WIDTH :] = -np.inf  # beside the last key of an odd number
@@ -133,7 +133,7 @@ def _in_space(halves: bool) -> Callable[..., None]:
                 for block in range(blocks_of(size + 1)):
                     first, height = block_of(size + 1, block)
                     rows, to = place(packed_values, first * depth), place(sums, first * WIDTH)
-                    multiply_tile(rows, height, depth, place(shares, 0), place(zeros, 0), 0, to, WIDTH, None, 0)
+                    multiply_tile(rows, height, depth, place(shares, 0), place(zeros, 0), 0, to, WIDTH)
                 corner = (sequence * queries + p * WIDTH) * channels + head * size
                 for first in range(0, size, WIDTH):
                     some = min(WIDTH, size - first)

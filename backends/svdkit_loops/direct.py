@@ -81,10 +81,10 @@ def _loop(halves: bool) -> Callable[..., None]:
                         result, stride, direct = place(tile, 0), WIDTH, False
                         if not halves and not gated and width == WIDTH:
                             result, stride, direct = place(out, to), columns, True
-                        multiply_tile(x_rows, height, length, place(panels, 0), so_far, step, result, stride, None, 0)
+                        multiply_tile(x_rows, height, length, place(panels, 0), so_far, step, result, stride)
                         if gated:
                             more, offset = place(panels, size * WIDTH), place(bias, bias.shape[1] + column)
-                            multiply_tile(x_rows, height, size, more, offset, 0, place(gates, 0), WIDTH, None, 0)
+                            multiply_tile(x_rows, height, size, more, offset, 0, place(gates, 0), WIDTH)
                             apply_gates(values_of_all, gates_of_all, height * WIDTH)
                         if not direct:
                             store_tile(tile, height, width, out, to, columns)

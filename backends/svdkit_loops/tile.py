@@ -84,8 +84,8 @@ def multiply_tile(
     step: Any,
     out: Any,
     stride: Any,
-    asked: Any,
-    count: Any,
+    asked: Any = None,
+    count: Any = 0,
 ) -> tuple[Any, Callable[..., Any]] | None:
     """Rows of WIDTH numbers become what they begin with + rows times columns.
 
@@ -94,12 +94,14 @@ def multiply_tile(
         columns: that of `(length, WIDTH)`, of the same.
         begin, step: what the first row begins with, and how much further it is for the next ones.
         out, stride: where the first row goes, and how much further the next ones.
-        asked, count: the place of so many addresses, as `ahead` has them, that are asked for meanwhile; or None and 0.
+        asked, count: the place of so many addresses, as `ahead` has them, that are asked for meanwhile, if any are.
     """
+    if asked is None:  # as it is if nothing is given
+        asked, count = types.none, types.intp
     pairs, asks = rows == _PAIRS and HAS_PAIRS, asked == _ADDRESSES
     if rows != columns or begin != NUMBERS or out != NUMBERS or (rows != NUMBERS and not pairs):
         return None
-    if not asks and not isinstance(asked, types.NoneType):
+    if not asks and asked != types.none:
         return None
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:

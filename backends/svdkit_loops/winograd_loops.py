@@ -65,7 +65,7 @@ def multiply_taps(
                 to = place(products, tap * products.shape[1] + first * width + column + p * WIDTH)
                 so_far, step = (to, width) if begin else (place(zeros, 0), 0)
                 columns = place(factors, tap * factors.shape[1] + at + p * apart)
-                multiply_tile(rows, height, end - begin, columns, so_far, step, to, width, None, 0)
+                multiply_tile(rows, height, end - begin, columns, so_far, step, to, width)
 
 
 @cache
