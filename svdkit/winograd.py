@@ -71,11 +71,10 @@ def matrices(m: int, results: int = ALL) -> tuple[Matrix, Matrix, Matrix]:
         ]
 
     transform = np.array(_inverse(evaluate(n)), np.float64).T
-    # A has what Lagrange's polynomials are divided by, so that the largest power in each row of B is alone, as are
-    # weights in G: there are more of these to be transformed than of results.
-    divisors = np.array([row[np.flatnonzero(row)[-1]] for row in transform])
     weights = np.array(evaluate(len(seen)), np.float64) @ seen
-    return np.array(evaluate(m), np.float64).T * divisors, weights, transform / divisors[:, None]
+    # Powers of two, which round nothing, share the size of the numbers out between inputs and weights.
+    sizes = 2.0 ** np.round(np.log2(np.abs(transform).max(1, keepdims=True)))
+    return np.array(evaluate(m), np.float64).T, weights * sizes, transform / sizes
 
 
 def _inverse(matrix: list[list[Fraction]]) -> list[list[Fraction]]:

@@ -8,14 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from svdkit import winograd
-from svdkit.winograd import Matrix
 
 from .numbers import kind_of, load, store
 from .tile import LANES, VECTORS, WIDTH, data_of, in_a_row, index, vector_at
@@ -91,9 +89,10 @@ def transform(
         for begin, end, lanes in ((index(0), whole, LANES), (whole, args[14], 1)):
             with cgutils.for_range_slice(builder, begin, end, index(lanes)) as (c, _):
                 rows = [load(builder, kinds[x], builder.gep(source, [c]), lanes) for source in sources]
-                for k, (y, target) in enumerate(zip(_times(builder, matrix, rows), targets, strict=True)):
+                for k, (factors, target) in enumerate(zip(matrix, targets, strict=True)):
                     firsts = [load(builder, kind, builder.gep(starts[k], [c]), lanes) for kind, starts in before]
-                    y = _sum(builder, y, [1] * len(firsts), firsts)
+                    begin_with = _sum(builder, None, [1] * len(firsts), firsts)
+                    y = _sum(builder, begin_with, factors, rows)
                     store(builder, kinds[out], y, builder.gep(target, [c]), lanes)
         return context.get_dummy_value()
 
@@ -119,7 +118,8 @@ def transform_weights(
     others = 1 if one_axis else 3
 
     def along(axis: Any, builder: Any, values: list[Any]) -> list[Any]:
-        return _times(builder, winograd.matrices(m.literal_value, axis.literal_value)[1], values)
+        matrix = winograd.matrices(m.literal_value, axis.literal_value)[1]
+        return [_sum(builder, None, factors, values) for factors in matrix]
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         data = data_of(context, builder, signature, args)
@@ -143,33 +143,6 @@ def transform_weights(
 def _are_numbers(*constants: Any) -> bool:
     """Whether Numba's types are those of constants."""
     return all(isinstance(x, types.IntegerLiteral) for x in constants)
-
-
-def _times(builder: Any, matrix: Matrix, values: list[Any]) -> list[Any]:
-    """A matrix times values. Rows, and columns, of two points of opposite sign share what they have in common."""
-    matrix, values, results = matrix.copy(), [*values], []
-    for i in range(len(values) - 1):
-        column, after = matrix[:, i].copy(), matrix[:, i + 1].copy()
-        if _are_opposite(column, after):
-            a, b = values[i : i + 2]
-            values[i : i + 2] = builder.fadd(a, b), builder.fsub(a, b)
-            matrix[:, i], matrix[:, i + 1] = (column + after) / 2, (column - after) / 2
-    for k, row in enumerate(matrix):
-        if k and _are_opposite(matrix[k - 1], row):
-            continue
-        if k + 1 < len(matrix) and _are_opposite(row, matrix[k + 1]):
-            even, odd = (row + matrix[k + 1]) / 2, (row - matrix[k + 1]) / 2
-            last = odd[np.flatnonzero(odd)[-1]]
-            common, rest = _sum(builder, None, even, values), _sum(builder, None, odd / last, values)
-            results += [_add(builder, common, last, rest), _add(builder, common, -last, rest)]
-        else:
-            results.append(_sum(builder, None, row, values))
-    return results
-
-
-def _are_opposite(x: Matrix, y: Matrix) -> bool:
-    """Whether two rows or columns differ by some signs, and by these alone."""
-    return np.array_equal(abs(x), abs(y)) and bool((x != y).any() and (x != -y).any())
 
 
 def _sum(builder: Any, total: Any, factors: Any, values: Any) -> Any:
