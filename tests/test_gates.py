@@ -12,7 +12,7 @@ pytest.importorskip("numba")
 from svdkit_loops import gates
 from svdkit_loops.compiled import compiled
 
-OFF = 6e-7
+OFF = {"chosen": 4e-7 if gates.HAS_TABLES else 6e-7, "formula": 6e-7}
 """3.4e-7 measured from tables, 5.9e-7 by the formula; torch's is off by 1.3e-6."""
 WAYS = {"chosen": gates.apply_gates, "formula": compiled(gates.by_formula)}
 
@@ -29,9 +29,11 @@ def test_everywhere(way: str) -> None:
     x = np.resize(x, -(-len(x) // 16) * 16).astype(np.float32)
     y = np.ones_like(x)
     WAYS[way](y, x, len(x))
-    assert np.abs(y - exact(x)).max() < OFF
+    assert np.abs(y - exact(x)).max() < OFF[way]
     near = np.abs(x) < 1
-    assert (np.abs(y - exact(x))[near] <= OFF * np.abs(x)[near]).all(), "near 0 digits are relative to what is there"
+    assert (np.abs(y - exact(x))[near] <= OFF[way] * np.abs(x)[near]).all(), (
+        "near 0 digits are relative to what is there"
+    )
 
 
 def test_tables_are_nearer_than_torch() -> None:
@@ -61,5 +63,5 @@ def test_so_many_values_are_gated(way: str) -> None:
     values, x = rng.standard_normal((2, 80)).astype(np.float32)
     y = values.copy()
     WAYS[way](y, x, 48)
-    np.testing.assert_allclose(y[:48], values[:48] * exact(x[:48]), rtol=0, atol=3 * OFF)
+    np.testing.assert_allclose(y[:48], values[:48] * exact(x[:48]), rtol=0, atol=3 * OFF[way])
     np.testing.assert_array_equal(y[48:], values[48:])
