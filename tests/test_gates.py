@@ -14,6 +14,8 @@ from svdkit_loops.compiled import compiled
 
 OFF = {"chosen": 4e-7 if gates.HAS_TABLES else 6e-7, "formula": 6e-7}
 """3.4e-7 measured from tables, 5.9e-7 by the formula; torch's is off by 1.3e-6."""
+NEAR = {"chosen": 1e-7 if gates.HAS_TABLES else 2e-7, "formula": 2e-7}
+"""Of |x| < 1, as a part of it: 7.6e-8 from tables; of one degree less it would be 1.7e-7."""
 WAYS = {"chosen": gates.apply_gates, "formula": compiled(gates.by_formula)}
 
 
@@ -31,9 +33,7 @@ def test_everywhere(way: str) -> None:
     WAYS[way](y, x, len(x))
     assert np.abs(y - exact(x)).max() < OFF[way]
     near = np.abs(x) < 1
-    assert (np.abs(y - exact(x))[near] <= OFF[way] * np.abs(x)[near]).all(), (
-        "near 0 digits are relative to what is there"
-    )
+    assert (np.abs(y - exact(x))[near] <= NEAR[way] * np.abs(x)[near]).all()
 
 
 def test_tables_are_nearer_than_torch() -> None:

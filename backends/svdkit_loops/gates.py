@@ -24,7 +24,7 @@ from .tile import LANES, data_of, in_a_row, index, vector_at
 
 HAS_TABLES = LANES == 16
 """Whether there is an instruction that takes each of a vector's numbers from anywhere in another: AVX-512 has it."""
-PIECES, DEGREE = 16, 5
+PIECES, DEGREE = LANES, 5
 PER_UNIT = 8 / 3
 """Pieces for each unit of the axis: the last one begins at 5.4, where the integral is all but its limit."""
 
@@ -36,9 +36,6 @@ def _table() -> npt.NDArray[np.float32]:
     heights = [[math.erf((i + r) / PER_UNIT / math.sqrt(2)) / 2 for r in nodes] for i in range(PIECES - 1)]
     factors = [*np.linalg.solve(powers, np.array(heights).T).T, [0.5] + DEGREE * [0]]
     return np.array(factors, np.float32).T
-
-
-TABLE = _table()
 
 
 def _by_table(values: Floats, gates: Floats, count: int) -> None:
@@ -88,7 +85,7 @@ def _gelu(builder: Any, x: Any) -> Any:
     large = builder.fadd(at, fill(1.5 * 2**23))
     piece, beyond = builder.bitcast(large, whole), builder.fsub(at, builder.fsub(large, fill(1.5 * 2**23)))
     integral = None
-    for factors in TABLE[::-1]:
+    for factors in _table()[::-1]:
         factor = builder.call(look_up, [ir.Constant(vector, [float(x) for x in factors]), piece])
         integral = factor if integral is None else builder.call(multiply_add, [integral, beyond, factor])
     return builder.call(multiply_add, [size, integral, builder.fmul(x, fill(0.5))])
