@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.utils import logging
-from reference import CONFIGURATIONS, make_pipeline, relative_error, save_checkpoint
+from reference import CONFIGURATIONS, make_pipeline, save_checkpoint
 
 from svdkit import StableVideoDiffusionPipeline
+from svdkit.testing.inputs import relative_error
 
 COMPONENTS = ("image_encoder", "vae.encode", "unet", "vae.decode")
 DTYPES = ("bfloat16", "float16")

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from reference import CONFIGURATIONS, Configuration, make_pipeline, picture, relative_error, save_checkpoint
+from reference import CONFIGURATIONS, Configuration, make_pipeline, picture, save_checkpoint
 
 from svdkit import StableVideoDiffusionPipeline
+from svdkit.testing.inputs import relative_error
 
 TOLERANCES = {
     "image_encoder": 1e-5,

@@ -140,10 +140,3 @@ def picture(seed: int = 0, width: int = 96, height: int = 80) -> Image.Image:
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
     return coarse.resize((width, height), Image.Resampling.BICUBIC)
-
-
-def relative_error(actual: Any, expected: Any) -> float:
-    """Frobenius norm of the difference over that of what was expected, whole tensors, in float64."""
-    actual, expected = (np.asarray(x, np.float64) for x in (actual, expected))
-    assert actual.shape == expected.shape, f"{actual.shape} instead of {expected.shape}"
-    return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableVideoDiffusionPipeline as Reference
-from reference import make_pipeline, picture, relative_error
+from reference import make_pipeline, picture
 
 import svdkit
 import svdkit.checkpoint
@@ -34,6 +34,7 @@ from svdkit.errors import (
 from svdkit.pipeline import StableVideoDiffusionPipeline
 from svdkit.plugins import make, registry
 from svdkit.sigmas import karras
+from svdkit.testing.inputs import relative_error
 from svdkit.weights import STEMS, Weights, write_weights
 from svdkit_numpy.backend import NumpyBackend
 from svdkit_schedulers.euler import Euler

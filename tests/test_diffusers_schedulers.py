@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
-from reference import SCHEDULER, picture, relative_error
+from reference import SCHEDULER, picture
 
 import svdkit
 import svdkit.sampling
@@ -21,6 +21,7 @@ from svdkit.errors import CheckpointError, InputError, UnknownPluginError
 from svdkit.pipeline import StableVideoDiffusionPipeline
 from svdkit.scheduler_config import SCHEDULERS, SVD, SchedulerConfig
 from svdkit.sigmas import karras
+from svdkit.testing.inputs import relative_error
 from svdkit_schedulers.from_diffusers import NOISY, FromDiffusers, by_class
 
 SIGMAS = [60.0, 20.0, 7.0, 2.5, 0.8, 0.2, 0.05, 0.0]

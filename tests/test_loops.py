@@ -16,7 +16,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from reference import relative_error
+
+from svdkit.testing.inputs import relative_error
 
 pytest.importorskip("numba")
 

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reference import picture, relative_error
+from reference import picture
 
 from svdkit import StableVideoDiffusionPipeline
 from svdkit.arch.unet import UNet
 from svdkit.backend import Array, Host
 from svdkit.checkpoint import load_component
 from svdkit.errors import InputError
+from svdkit.testing.inputs import relative_error
 from svdkit.testing.random_checkpoint import write_random_checkpoint
 
 ms = pytest.importorskip("mindspore")

@@ -11,9 +11,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from reference import relative_error
 
 from svdkit.backend import Host
+from svdkit.testing.inputs import relative_error
 
 pytest.importorskip("numba")
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reference import relative_error
 
 from svdkit.backend import Host
+from svdkit.testing.inputs import relative_error
 
 pytest.importorskip("numba")
 

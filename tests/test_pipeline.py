@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLTemporalDecoder
-from reference import picture, relative_error
+from reference import picture
 from small_pipeline import (
     EFFECT,
     ROUNDING,
@@ -36,6 +36,7 @@ from svdkit.pipeline import StableVideoDiffusionPipeline
 from svdkit.plugins import make
 from svdkit.preprocess import vae_pixels
 from svdkit.sigmas import karras
+from svdkit.testing.inputs import relative_error
 from svdkit_schedulers.euler import Euler
 
 # Several images and videos

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reference import picture, relative_error
+from reference import picture
 from small_pipeline import EFFECT, ROUNDING, Spy, SpyScheduler, noise, run
 
 from svdkit.arguments import CALLBACK_TENSORS, check_replaced
 from svdkit.errors import InputError, NumericalError
 from svdkit.pipeline import StableVideoDiffusionPipeline
+from svdkit.testing.inputs import relative_error
 from svdkit_numpy.backend import NumpyBackend
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from reference import relative_error
 from small_pipeline import ROUNDING_32, pixels, run
 
 import svdkit
@@ -16,6 +15,7 @@ import svdkit.sampling
 from svdkit.errors import OutputError
 from svdkit.output import StableVideoDiffusionPipelineOutput
 from svdkit.pipeline import StableVideoDiffusionPipeline
+from svdkit.testing.inputs import relative_error
 
 
 def test_every_output_type(pipe: StableVideoDiffusionPipeline) -> None:

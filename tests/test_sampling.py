@@ -14,13 +14,14 @@ from attrs import frozen
 from diffusers import EulerDiscreteScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import SCHEDULER, relative_error
+from reference import SCHEDULER
 
 from svdkit import list_schedulers, sample
 from svdkit.errors import InputError, SigmasError, UnknownPluginError
 from svdkit.precondition import scalings
 from svdkit.sampling import get_scheduler
 from svdkit.sigmas import check_steps, karras, validate_sigmas
+from svdkit.testing.inputs import relative_error
 
 several = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 Vector = npt.NDArray[np.float64]

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from reference import picture, relative_error
+from reference import picture
 
 import svdkit
 from svdkit.pipeline import StableVideoDiffusionPipeline
 from svdkit.sampling import get_scheduler
+from svdkit.testing.inputs import relative_error
 
 SOLVERS = [info.name for info in svdkit.list_schedulers()]
 
@@ -19,11 +20,7 @@ SOLVERS = [info.name for info in svdkit.list_schedulers()]
 def pipelines(checkpoint: Callable[[str], Path]) -> Mapping[str, StableVideoDiffusionPipeline]:
     backends = [info.name for info in svdkit.list_backends() if info.available]
     loaded = {
-        # Compiling MindSpore's network takes as long as forty evaluations of it, and makes each several times faster.
-        name: StableVideoDiffusionPipeline.from_pretrained(
-            checkpoint("plain"), backend=name, compile=name == "mindspore"
-        )
-        for name in backends
+        name: StableVideoDiffusionPipeline.from_pretrained(checkpoint("plain"), backend=name) for name in backends
     }
     for pipe in loaded.values():
         pipe.set_progress_bar_config(disable=True)

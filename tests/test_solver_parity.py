@@ -18,10 +18,11 @@ from diffusers import (
 )
 from diffusers.schedulers import scheduling_euler_ancestral_discrete, scheduling_euler_discrete
 from k_diffusion import samplers
-from reference import SCHEDULER, relative_error
+from reference import SCHEDULER
 
 import svdkit
 from svdkit.sigmas import karras
+from svdkit.testing.inputs import relative_error
 
 SHAPE = (3, 5, 4, 4)
 CENTRES, WIDTHS, SHARES = (-1.3, 0.4, 2.0), (0.3, 0.05, 0.6), (0.5, 0.2, 0.3)

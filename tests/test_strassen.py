@@ -7,9 +7,9 @@ import math
 import ml_dtypes
 import numpy as np
 import pytest
-from reference import relative_error
 
 from svdkit.backend import Host
+from svdkit.testing.inputs import relative_error
 
 pytest.importorskip("numba")
 

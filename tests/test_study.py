@@ -21,7 +21,7 @@ import pytest
 from attrs import evolve, frozen
 from click.testing import CliRunner
 from PIL import Image
-from reference import picture, relative_error
+from reference import picture
 
 import svdkit
 from svdkit import ComponentSpec, PluginSpec, StableVideoDiffusionPipeline, hookimpl
@@ -50,6 +50,7 @@ from svdkit.study.schedulers import evaluations, make_scheduler, within
 from svdkit.study.store import Store
 from svdkit.study.table import COLUMNS, COSTS, IDENTITY, MEASURES, read_table
 from svdkit.study.worker import Task, Worker, peak_memory
+from svdkit.testing.inputs import relative_error
 from svdkit_numpy.backend import NumpyBackend
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reference import relative_error
 
 from svdkit.arch.unet import UNet
 from svdkit.backend import Device, Host
@@ -20,6 +19,7 @@ from svdkit.checkpoint import load_component
 from svdkit.config import UNetConfig, from_dict
 from svdkit.errors import InputError, MissingDependencyError
 from svdkit.params import build
+from svdkit.testing.inputs import relative_error
 from svdkit.weights import Weights
 from svdkit_loops import elementwise, product
 from svdkit_loops.numbers import HAS_PAIRS

@@ -8,9 +8,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 from attrs import evolve
-from reference import relative_error
 
 from svdkit.backend import Call, Host
+from svdkit.testing.inputs import relative_error
 
 torch = pytest.importorskip("torch")
 

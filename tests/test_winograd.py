@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reference import relative_error
 
 from svdkit.backend import Host
 from svdkit.memory.meter import Ledger, Meter
+from svdkit.testing.inputs import relative_error
 
 pytest.importorskip("mindspore")
 
