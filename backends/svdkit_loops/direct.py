@@ -13,20 +13,22 @@ import numpy as np
 
 from .compiled import compiled
 from .gates import apply_gates
-from .parts import CHUNK, DEPTH, Way, cells
+from .parts import CHUNK, DEPTH, Way, cells, panels
 from .room import Floats
 from .stored import Stored, pack_columns
 from .tile import HEIGHT, LANES, WIDTH, begin_tile, block_of, blocks_of, multiply_tile, pack_rows, place, store_tile
+from .turns import Turns, take, wait_for
 
 
 def way(rows: int, size: int, columns: int, gated: bool, halves: bool) -> Way:
     """How so many rows are multiplied, of float32 or of pairs of bfloat16."""
-    down, across = cells(rows, columns)
+    down, across = cells(rows, columns, 2)
     # Sums of gates, and those of bfloat16, are kept in float32 until they are whole.
     depth = size if gated or halves else min(size, DEPTH)
-    packed = min(CHUNK, -(-rows // down)) * depth + HEIGHT + LANES
-    rooms = {"rows": packed, "panels": (1 + gated) * depth * WIDTH}
-    return Way(_loop(halves), 1, down, across, (depth,), rooms)
+    in_part = -(-rows // down)
+    rooms = {"rows": min(CHUNK, in_part) * depth + HEIGHT + LANES, "panels": (1 + gated) * depth * WIDTH}
+    chunks = -(-in_part // CHUNK)
+    return Way(_loop(halves), 1, down, across, chunks * (-(-size // depth) + panels(columns)), (depth,), rooms)
 
 
 @cache
@@ -50,26 +52,31 @@ def _loop(halves: bool) -> Callable[..., None]:
         bottom: int,
         left: int,
         right: int,
+        side: int,
+        turns: Turns,
     ) -> None:
         size, columns = x.shape[1], out.shape[1]
         tile, gates = np.empty((HEIGHT, WIDTH), np.float32), np.empty((HEIGHT, WIDTH), np.float32)
         values_of_all, gates_of_all, zeros = tile.reshape(-1), gates.reshape(-1), np.zeros((1, WIDTH), np.float32)
-        chunks = -(-(bottom - top) // CHUNK)
+        chunks, segments, parts = -(-(bottom - top) // CHUNK), -(-size // depth), right - left
         for c in range(chunks):
             first = top + (bottom - top) * c // chunks
             count = top + (bottom - top) * (c + 1) // chunks - first
-            for begin in range(0, size, depth):
+            for s in range(segments):
+                begin, taken = s * depth, 0
                 length = min(depth, size - begin)
-                for block in range(blocks_of(count)):
-                    start, height = block_of(count, block)
-                    pack_rows(x, (first + start) * size + begin, size, height, length, rows, start * length)
-                for p in range(left, right):
-                    column, width = p * WIDTH, min(WIDTH, columns - p * WIDTH)
+                while take(turns, c * segments + s) < parts:
+                    p = parts - 1 - taken if side else taken
+                    done = chunks * segments + c * parts + p
+                    column, width = (left + p) * WIDTH, min(WIDTH, columns - (left + p) * WIDTH)
                     pack_columns(value, column * size + begin, size, width, length, panels, 0)
                     if gated:
                         pack_columns(gate, column * size, size, width, size, panels, size * WIDTH)
+                    wait_for(turns, done, s)
                     for block in range(blocks_of(count)):
                         start, height = block_of(count, block)
+                        if taken == 0:
+                            pack_rows(x, (first + start) * size + begin, size, height, length, rows, start * length)
                         to, x_rows = (first + start) * columns + column, place(rows, start * length)
                         so_far, step = place(bias, column), 0
                         if begin > 0:
@@ -88,5 +95,7 @@ def _loop(halves: bool) -> Callable[..., None]:
                             apply_gates(values_of_all, gates_of_all, height * WIDTH)
                         if not direct:
                             store_tile(tile, height, width, out, to, columns)
+                    taken += 1
+                    take(turns, done)
 
     return multiply

@@ -24,6 +24,8 @@ class Way(NamedTuple):
     """Parts of the rows."""
     across: int
     """Parts of the panels."""
+    turns: int
+    """Counts for two threads that take turns, of rows if panels are not parted."""
     limits: tuple[int, ...]
     """What the loop takes at a time, as it has it: inputs first."""
     rooms: dict[str, int]
@@ -35,13 +37,14 @@ def panels(out: int) -> int:
     return -(-out // WIDTH)
 
 
-def cells(rows: int, columns: int) -> tuple[int, int]:
+def cells(rows: int, columns: int, least: int = 1) -> tuple[int, int]:
     """Into how many parts rows and panels are cut, so that each thread has one and little is laid out twice.
 
     Each part of the rows lays out all columns that are multiplied with it, and each part of the columns all rows.
     """
     threads, ways = len(allowed_processors()), []
-    for across in range(1, min(panels(columns), threads) + 1):
+    most = min(panels(columns), threads)
+    for across in range(min(least, most), most + 1):
         down = min(-(-threads // across), blocks_of(rows))
         idle = max(0, threads - down * across)
         ways.append((idle, across * rows + down * columns, down, across))
@@ -51,3 +54,8 @@ def cells(rows: int, columns: int) -> tuple[int, int]:
 def part(count: int, parts: int, i: int) -> tuple[int, int]:
     """The i-th of so many parts that are all but equal: where it begins and ends."""
     return count * i // parts, count * (i + 1) // parts
+
+
+def shared(count: int, parts: int, i: int) -> tuple[int, int]:
+    """The i-th of so many parts and its neighbour, where two threads begin at either end, until they meet."""
+    return count * (i - i % 2) // parts, count * min(i - i % 2 + 2, parts) // parts

@@ -23,9 +23,12 @@ from .quarters import PRODUCTS, add_products, lay_out_columns, lay_out_rows
 from .room import Floats
 from .stored import Stored
 from .tile import HEIGHT, LANES, WIDTH, begin_tile, block_of, blocks_of, multiply_tile, place, store_tile
+from .turns import Turns, take, wait_for
 
 _FEWEST = 8 * HEIGHT
 """Rows for which it pays to add columns; of gated layers twice as many."""
+_RUN = 8 * HEIGHT
+"""Pairs of rows that a thread takes at a time, where all columns are laid out."""
 _NEAR = 3 * 2**18
 """Numbers of panels that may be laid out together: 3 MB, which a shared cache has for each thread."""
 
@@ -46,10 +49,16 @@ def way(rows: int, size: int, columns: int, gated: bool) -> Way:
     depth = size if gated else min(size, DEPTH)  # sums of gates are not kept until they are whole
     row, panel = PRODUCTS * depth // 2, (1 + gated) * PRODUCTS * depth // 2 * WIDTH
     near = across == 1 and wide * panel <= _NEAR
-    height = HEIGHT if near else min(CHUNK // 2, -(-pairs // down))
-    rooms = {"rows": height * row + HEIGHT + LANES, "panels": (wide if near else 1) * panel}
+    if not near:
+        down, across = cells(pairs, columns // 2, 2)
+    in_part = -(-pairs // down)
+    chunk = HEIGHT if near else min(CHUNK // 2 * max(1, DEPTH // depth), in_part)
+    rooms = {"rows": chunk * row + HEIGHT + LANES, "panels": (wide if near else 1) * panel}
     rooms["products"] = (1 + gated) * PRODUCTS * HEIGHT * WIDTH
-    return Way(_multiply, 2, down, across, (depth, near), rooms)
+    rounds, parts = -(-size // depth), -(-pairs // _RUN)
+    if not near:
+        rounds, parts = rounds * -(-in_part // chunk), wide * -(-in_part // chunk)
+    return Way(_multiply, 2, down, across, rounds + parts, (depth, near, chunk), rooms)
 
 
 @compiled
@@ -64,6 +73,7 @@ def _multiply(
     out: Floats,
     depth: int,
     near: bool,
+    chunk: int,
     rows: Floats,
     panels: Floats,
     products: Floats,
@@ -71,30 +81,44 @@ def _multiply(
     bottom: int,
     left: int,
     right: int,
+    side: int,
+    turns: Turns,
 ) -> None:
-    """Some pairs of rows by some pairs of panels."""
+    """Some pairs of rows by some pairs of panels, from one side."""
     size, each = x.shape[1], (1 + gated) * PRODUCTS
     tile, gates = np.empty((HEIGHT, WIDTH), np.float32), np.empty((HEIGHT, WIDTH), np.float32)
     asked = np.empty(MOST, np.int64)
-    # All panels, and a block of rows at a time; or a pair of panels, and some blocks.
-    together, chunk = (right - left, bottom - top) if near else (1, CHUNK // 2)
-    chunks = -(-(bottom - top) // chunk)
+    # All panels, by runs of rows in turns; or chunks of rows, by pairs of panels in turns.
+    together, chunks, parts = 1, -(-(bottom - top) // chunk), right - left
+    if near:
+        together, chunks, parts = right - left, 1, -(-(bottom - top) // _RUN)
+    segments = -(-size // depth)
     for c in range(chunks):
-        first = top + (bottom - top) * c // chunks
-        pairs = top + (bottom - top) * (c + 1) // chunks - first
-        for begin in range(0, size, depth):
+        for s in range(segments):
+            begin, taken = s * depth, 0
             half = min(depth, size - begin) // 2
-            for group in range(left, right, together):
-                for i in range(together):
-                    column, to = (group + i) * 2 * WIDTH, i * each * half * WIDTH
-                    lay_out_columns(value, column, begin, half, panels, to)
-                    if gated:
-                        lay_out_columns(gate, column, begin, half, panels, to + PRODUCTS * half * WIDTH)
+            while take(turns, c * segments + s) < parts:
+                part, done = taken, chunks * segments + c * parts + taken
+                if side:
+                    part = parts - 1 - taken
+                done = chunks * segments + c * parts + part
+                r, runs, group, after = c, chunks, left + part, left + part + 1 - 2 * side
+                if near:
+                    r, runs, group, after = part, parts, left, left - 1
+                first = top + (bottom - top) * r // runs
+                pairs = top + (bottom - top) * (r + 1) // runs - first
+                if not near or taken == 0:
+                    for i in range(together):
+                        column, to = (group + i) * 2 * WIDTH, i * each * half * WIDTH
+                        lay_out_columns(value, column, begin, half, panels, to)
+                        if gated:
+                            lay_out_columns(gate, column, begin, half, panels, to + PRODUCTS * half * WIDTH)
+                wait_for(turns, done, s)
                 blocks = blocks_of(pairs)
                 for block in range(blocks):
                     start, height = block_of(pairs, block)
                     row, at = 2 * (first + start), 0 if near else start * PRODUCTS * half
-                    if group == left:
+                    if near or taken == 0:
                         lay_out_rows(x, row, height, begin, half, rows, at)
                     for i in range(together):
                         # For the result, what is added to it, and what is laid out next.
@@ -102,11 +126,11 @@ def _multiply(
                         count = ask_for(asked, count, out, row, 2 * height, column, 2 * WIDTH)
                         if adds and begin == 0:
                             count = ask_for(asked, count, plus, row, 2 * height, column, 2 * WIDTH)
-                        if group == left and block + 1 < blocks:
+                        if (near or taken == 0) and block + 1 < blocks:
                             more = row + 2 * height
                             count = ask_for(asked, count, x, more, 2 * HEIGHT, begin, 2 * half, i, together)
-                        if group + together < right:
-                            more, wide = column + 2 * WIDTH, 2 * WIDTH
+                        if left <= after < right:
+                            more, wide = after * 2 * WIDTH, 2 * WIDTH
                             count = ask_for(asked, count, value, more, wide, begin, 2 * half, block, blocks)
                             if gated:
                                 count = ask_for(asked, count, gate, more, wide, begin, 2 * half, block, blocks)
@@ -115,6 +139,8 @@ def _multiply(
                             _add_gated(products, bias, out, row, group + i, height, tile, gates)
                         else:
                             _add_up(products, bias, plus, adds, begin > 0, out, row, group + i, height, tile)
+                taken += 1
+                take(turns, done)
 
 
 @compiled
