@@ -22,13 +22,13 @@ from .turns import Turns, take, wait_for
 
 def way(rows: int, size: int, columns: int, gated: bool, halves: bool) -> Way:
     """How so many rows are multiplied, of float32 or of pairs of bfloat16."""
-    down, across = cells(rows, columns, 2)
+    down, across = cells(rows, columns)
     # Sums of gates, and those of bfloat16, are kept in float32 until they are whole.
     depth = size if gated or halves else min(size, DEPTH)
     in_part = -(-rows // down)
     rooms = {"rows": min(CHUNK, in_part) * depth + HEIGHT + LANES, "panels": (1 + gated) * depth * WIDTH}
-    chunks = -(-in_part // CHUNK)
-    return Way(_loop(halves), 1, down, across, chunks * (-(-size // depth) + panels(columns)), (depth,), rooms)
+    turns = -(-in_part // CHUNK) * (-(-size // depth) + panels(columns))
+    return Way(_loop(halves), 1, down, across, False, turns, (depth,), rooms)
 
 
 @cache

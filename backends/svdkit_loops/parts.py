@@ -24,8 +24,10 @@ class Way(NamedTuple):
     """Parts of the rows."""
     across: int
     """Parts of the panels."""
+    by_rows: bool
+    """Whether neighbours take turns with rows, instead of panels."""
     turns: int
-    """Counts for two threads that take turns, of rows if panels are not parted."""
+    """Counts that they need for it."""
     limits: tuple[int, ...]
     """What the loop takes at a time, as it has it: inputs first."""
     rooms: dict[str, int]
@@ -37,14 +39,13 @@ def panels(out: int) -> int:
     return -(-out // WIDTH)
 
 
-def cells(rows: int, columns: int, least: int = 1) -> tuple[int, int]:
+def cells(rows: int, columns: int) -> tuple[int, int]:
     """Into how many parts rows and panels are cut, so that each thread has one and little is laid out twice.
 
     Each part of the rows lays out all columns that are multiplied with it, and each part of the columns all rows.
     """
     threads, ways = len(allowed_processors()), []
-    most = min(panels(columns), threads)
-    for across in range(min(least, most), most + 1):
+    for across in range(1, min(panels(columns), threads) + 1):
         down = min(-(-threads // across), blocks_of(rows))
         idle = max(0, threads - down * across)
         ways.append((idle, across * rows + down * columns, down, across))
@@ -56,6 +57,18 @@ def part(count: int, parts: int, i: int) -> tuple[int, int]:
     return count * i // parts, count * (i + 1) // parts
 
 
-def shared(count: int, parts: int, i: int) -> tuple[int, int]:
-    """The i-th of so many parts and its neighbour, where two threads begin at either end, until they meet."""
-    return count * (i - i % 2) // parts, count * min(i - i % 2 + 2, parts) // parts
+def edges(rows: int, panels: int, down: int, across: int, by_rows: bool, cell: int) -> tuple[int, int, int, int, int]:
+    """Which rows and panels a thread has part in, from where to where, and from which side, 0 or 1.
+
+    Neighbours share panels, or rows, and begin at either end.
+    """
+    r, p = divmod(cell, across)
+    if by_rows:
+        return *_shared(rows, down, r), *part(panels, across, p), r % 2
+    return *part(rows, down, r), *_shared(panels, across, p), p % 2
+
+
+def _shared(count: int, parts: int, i: int) -> tuple[int, int]:
+    """The i-th of so many parts, and its neighbour, if it has one."""
+    first, last = i - i % 2, min(i - i % 2 + 2, parts)
+    return count * first // parts, count * last // parts

@@ -13,11 +13,12 @@ import numpy as np
 
 from . import direct, strassen
 from .numbers import HAS_PAIRS
-from .parts import Way, panels, part, shared
+from .parts import Way, edges, panels
 from .room import Floats, room_for
 from .stored import Stored
 from .threads import MULTIPLIED, allowed_processors, share
 from .tile import WIDTH
+from .turns import turns_of
 
 
 def multiply(x: Stored, weight: Stored, bias: Floats | None, out: Stored, plus: Stored | None = None) -> None:
@@ -60,19 +61,16 @@ def _share_multiply(
         x, weights, size = x.view(np.int32), [w.view(np.int32) for w in weights], size // 2
     way = _way(rows, size, columns, gated, halves)
     adds, plus = plus is not None, out if plus is None else plus
-    turns = np.zeros((way.down * way.across, way.turns), np.int64)
+    cells = way.down * way.across
+    turns = turns_of(cells, way.turns)
 
     def work(i: int, j: int) -> None:
         rooms = [room_for(name, (numbers,)).view(x.dtype) for name, numbers in way.rooms.items()]
+        given = x, weights[0], weights[-1], padded, plus, gated, adds, out
         for cell in range(i, j):
-            r, p = divmod(cell, way.across)
-            of_rows, of_panels = (shared, part) if way.across == 1 else (part, shared)
-            edges = *of_rows(-(-rows // way.step), way.down, r), *of_panels(count // way.step, way.across, p)
-            side = (r if way.across == 1 else p) % 2
-            given = x, weights[0], weights[-1], padded, plus, gated, adds, out
-            way.loop(*given, *way.limits, *rooms, *edges, side, turns[cell - side])
+            *corners, side = edges(-(-rows // way.step), count // way.step, way.down, way.across, way.by_rows, cell)
+            way.loop(*given, *way.limits, *rooms, *corners, side, turns[cell - side])
 
-    cells = way.down * way.across
     share(work, cells, x.size * columns // cells // MULTIPLIED)
 
 

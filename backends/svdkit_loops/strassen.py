@@ -28,7 +28,7 @@ from .turns import Turns, take, wait_for
 _FEWEST = 8 * HEIGHT
 """Rows for which it pays to add columns; of gated layers twice as many."""
 _RUN = 8 * HEIGHT
-"""Pairs of rows that a thread takes at a time, where all columns are laid out."""
+"""Pairs of rows that a thread takes at a turn, where it has all columns laid out."""
 _NEAR = 3 * 2**18
 """Numbers of panels that may be laid out together: 3 MB, which a shared cache has for each thread."""
 
@@ -49,16 +49,13 @@ def way(rows: int, size: int, columns: int, gated: bool) -> Way:
     depth = size if gated else min(size, DEPTH)  # sums of gates are not kept until they are whole
     row, panel = PRODUCTS * depth // 2, (1 + gated) * PRODUCTS * depth // 2 * WIDTH
     near = across == 1 and wide * panel <= _NEAR
-    if not near:
-        down, across = cells(pairs, columns // 2, 2)
     in_part = -(-pairs // down)
-    chunk = HEIGHT if near else min(CHUNK // 2 * max(1, DEPTH // depth), in_part)
-    rooms = {"rows": chunk * row + HEIGHT + LANES, "panels": (wide if near else 1) * panel}
+    height = HEIGHT if near else min(CHUNK // 2, in_part)
+    rooms = {"rows": height * row + HEIGHT + LANES, "panels": (wide if near else 1) * panel}
     rooms["products"] = (1 + gated) * PRODUCTS * HEIGHT * WIDTH
-    rounds, parts = -(-size // depth), -(-pairs // _RUN)
-    if not near:
-        rounds, parts = rounds * -(-in_part // chunk), wide * -(-in_part // chunk)
-    return Way(_multiply, 2, down, across, rounds + parts, (depth, near, chunk), rooms)
+    chunks, parts = (1, -(-pairs // _RUN)) if near else (-(-in_part // (CHUNK // 2)), wide)
+    turns = chunks * (-(-size // depth) + parts)
+    return Way(_multiply, 2, down, across, near, turns, (depth, near), rooms)
 
 
 @compiled
@@ -73,7 +70,6 @@ def _multiply(
     out: Floats,
     depth: int,
     near: bool,
-    chunk: int,
     rows: Floats,
     panels: Floats,
     products: Floats,
@@ -84,12 +80,12 @@ def _multiply(
     side: int,
     turns: Turns,
 ) -> None:
-    """Some pairs of rows by some pairs of panels, from one side."""
+    """Some pairs of rows by some pairs of panels, from one side of those that are taken in turns."""
     size, each = x.shape[1], (1 + gated) * PRODUCTS
     tile, gates = np.empty((HEIGHT, WIDTH), np.float32), np.empty((HEIGHT, WIDTH), np.float32)
     asked = np.empty(MOST, np.int64)
-    # All panels, by runs of rows in turns; or chunks of rows, by pairs of panels in turns.
-    together, chunks, parts = 1, -(-(bottom - top) // chunk), right - left
+    # A turn is a run of rows, which all panels pass; or a pair of panels, which passes a chunk of rows.
+    together, chunks, parts = 1, -(-(bottom - top) // (CHUNK // 2)), right - left
     if near:
         together, chunks, parts = right - left, 1, -(-(bottom - top) // _RUN)
     segments = -(-size // depth)
@@ -98,16 +94,14 @@ def _multiply(
             begin, taken = s * depth, 0
             half = min(depth, size - begin) // 2
             while take(turns, c * segments + s) < parts:
-                part, done = taken, chunks * segments + c * parts + taken
-                if side:
-                    part = parts - 1 - taken
-                done = chunks * segments + c * parts + part
-                r, runs, group, after = c, chunks, left + part, left + part + 1 - 2 * side
+                turn = parts - 1 - taken if side else taken
+                done = chunks * segments + c * parts + turn
+                group, after, r, runs = left + turn, left + turn + 1 - 2 * side, c, chunks
                 if near:
-                    r, runs, group, after = part, parts, left, left - 1
+                    group, after, r, runs = left, right, turn, parts
                 first = top + (bottom - top) * r // runs
                 pairs = top + (bottom - top) * (r + 1) // runs - first
-                if not near or taken == 0:
+                if taken == 0 or not near:
                     for i in range(together):
                         column, to = (group + i) * 2 * WIDTH, i * each * half * WIDTH
                         lay_out_columns(value, column, begin, half, panels, to)
@@ -118,7 +112,7 @@ def _multiply(
                 for block in range(blocks):
                     start, height = block_of(pairs, block)
                     row, at = 2 * (first + start), 0 if near else start * PRODUCTS * half
-                    if near or taken == 0:
+                    if taken == 0 or near:
                         lay_out_rows(x, row, height, begin, half, rows, at)
                     for i in range(together):
                         # For the result, what is added to it, and what is laid out next.
@@ -126,7 +120,7 @@ def _multiply(
                         count = ask_for(asked, count, out, row, 2 * height, column, 2 * WIDTH)
                         if adds and begin == 0:
                             count = ask_for(asked, count, plus, row, 2 * height, column, 2 * WIDTH)
-                        if (near or taken == 0) and block + 1 < blocks:
+                        if (taken == 0 or near) and block + 1 < blocks:
                             more = row + 2 * height
                             count = ask_for(asked, count, x, more, 2 * HEIGHT, begin, 2 * half, i, together)
                         if left <= after < right:

@@ -18,7 +18,12 @@ from numba.extending import intrinsic
 from .compiled import compiled
 
 Turns: TypeAlias = npt.NDArray[np.int64]
-"""Counts that begin at 0: of the parts that were taken, in each of several rounds; or of how often one was done."""
+"""Counts that begin at 0: of the parts that were taken, of each of several rounds, or of how often one was done."""
+
+
+def turns_of(threads: int, counts: int) -> Turns:
+    """So many counts for each of the threads, of which neighbours share those of the first."""
+    return np.zeros((threads, counts), np.int64)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
