@@ -79,6 +79,7 @@ def test_neighbours_share_what_both_have() -> None:
 PRODUCTS = {
     "panels, of long rows": (300, 1920, 640, False),
     "panels, of several chunks": (2500, 64, 1920, True),
+    "panels, of several chunks of long rows": (1000, 1280, 1280, False),
     "runs of rows, that are long": (1500, 1920, 128, False),
     "runs of rows": (3000, 64, 64, True),
     "directly, panels of long rows": (60, 1930, 320, False),
@@ -130,3 +131,6 @@ def test_whoever_is_late(case: str, late: str, processors: int, monkeypatch: pyt
     for _ in range(8 if late == "by chance" else 1):
         np.testing.assert_array_equal(multiplied(*PRODUCTS[case]), expected)
     assert all((turns[:, :4] == 7).all() and (turns[:, -4:] == 7).all() for turns in guarded)
+    _, size, _, gated = PRODUCTS[case]
+    if processors == 2:  # and both take turns with everything
+        assert {turns[0, -5] for turns in guarded} == {1 if gated else -(-size // parts.DEPTH)}

@@ -1,8 +1,9 @@
 """Matrix products with weights as they are stored; what follows is done on each tile.
 
-A thread takes some rows and some columns of the result, and multiplies them by Strassen's algorithm where there are
-enough, else as products are defined. On two cores of Zen 4 the latter takes 200 to 225 GFLOP/s of 234, MindSpore's and
-NumPy's products 150 to 200, the worse the fewer rows there are; Strassen's takes 8 to 20 % less time.
+A thread takes some rows and some columns of the result, in turns with its neighbour, and multiplies them by Strassen's
+algorithm where there are enough, else as products are defined. On two cores of Zen 4 the latter takes 200 to 225
+GFLOP/s of 234, MindSpore's and NumPy's products 150 to 200, the worse the fewer rows there are; Strassen's takes 8 to
+20 % less time.
 """
 
 from __future__ import annotations
