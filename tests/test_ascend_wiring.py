@@ -26,6 +26,7 @@ from svdkit.arch.vae import VAE
 from svdkit.config import CLIPVisionConfig, UNetConfig, VAEConfig
 from svdkit.errors import InputError
 from svdkit.params import Params, build
+from svdkit.testing.inputs import relative_error
 from svdkit_numpy.backend import NumpyBackend
 
 ms = pytest.importorskip("mindspore")
@@ -41,11 +42,6 @@ RNG = np.random.default_rng(0)
 
 def normal(*shape: int) -> Host:
     return RNG.standard_normal(shape).astype(np.float32)
-
-
-def error(found: Host, expected: Host) -> float:
-    assert found.shape == expected.shape
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
 def name_of(dtype: Any) -> str:
@@ -320,7 +316,7 @@ every_dtype = pytest.mark.parametrize("dtype", ascend.MindSporeAscend.dtypes)
 
 def check(k: ascend.MindSporeAscend, found: Any, expected: Host, tolerance: float | None = None) -> None:
     assert name_of(found.dtype) == k.dtype
-    assert error(host(found), expected) < (tolerance or ROUNDING[k.dtype])
+    assert relative_error(host(found), expected) < (tolerance or ROUNDING[k.dtype])
 
 
 def given(k: ascend.MindSporeAscend, *shape: int) -> tuple[Any, Host]:
@@ -653,7 +649,7 @@ def test_networks(opened: Open, references: dict[str, Any], name: str, dtype: st
     architecture, run = NETWORKS[name]
     weights, expected = references[name]
     found = run(build(architecture, weights, k, "random weights"), k)
-    assert error(found, expected) < NETWORK_ERROR[dtype]
+    assert relative_error(found, expected) < NETWORK_ERROR[dtype]
 
     in_float32 = ("group_norm", "layer_norm", "silu", "sigmoid", "softmax")
     policy = {"conv3d": "float16"} | dict.fromkeys(in_float32, "float32")
@@ -677,7 +673,7 @@ def test_networks_but_for_rounding(
     operators.time_dtype = "float32"
     architecture, run = NETWORKS[name]
     weights, expected = references[name]
-    assert error(run(build(architecture, weights, k, "random weights"), k), expected) < 1e-5
+    assert relative_error(run(build(architecture, weights, k, "random weights"), k), expected) < 1e-5
 
 
 def test_devices_are_claimed(claimed: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ from transformers import CLIPImageProcessor
 from svdkit import preprocess
 from svdkit.errors import ImageError, InputError
 from svdkit.preprocess import CLIP_MEAN, CLIP_STD, check_size, clip_pixels, load_images, vae_pixels
+from svdkit.testing.inputs import relative_error
 
 SIZES = [
     (576, 1024),
@@ -52,13 +53,6 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
     y, x = np.mgrid[:height, :width]
     smooth = 128 + 80 * np.sin(np.stack([x / 7, y / 11, (x + y) / 40], axis=-1))
     return (smooth + rng.normal(0, 25, smooth.shape)).clip(0, 255).astype(np.uint8)
-
-
-def error(ours: np.ndarray, reference: Any) -> float:
-    """Relative Frobenius error of a whole tensor."""
-    reference = np.asarray(reference, np.float64)
-    assert ours.shape == reference.shape
-    return float(np.linalg.norm(ours - reference) / np.linalg.norm(reference))
 
 
 class PixelsAsEmbedding(torch.nn.Module):
@@ -99,9 +93,9 @@ def test_clip_pixels_equal_diffusers(height: int, width: int) -> None:
     assert ours.dtype == np.float32
     # Measured up to 4.1e-6. That is how far diffusers in float32 is from itself in float64, since it computes
     # the places that it samples in the type of the image.
-    assert error(ours, diffusers_clip(picture)) < 1e-5
+    assert relative_error(ours, diffusers_clip(picture)) < 1e-5
     # Measured up to 3.3e-7, the rounding of float32.
-    assert error(ours, diffusers_clip_in_float64(picture)) < 1e-6
+    assert relative_error(ours, diffusers_clip_in_float64(picture)) < 1e-6
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
@@ -118,9 +112,9 @@ def test_float_pictures_take_the_same_way_as_files() -> None:
     pixels = noise(300, 400)
     (picture,), (array,) = load_images(pixels), load_images(pixels.transpose(2, 0, 1) / 255)
     # The only difference is rounding: 1/255 is stored as a float32.
-    assert error(clip_pixels(array), clip_pixels(picture)) < 1e-6
+    assert relative_error(clip_pixels(array), clip_pixels(picture)) < 1e-6
     # PIL rounds an 8-bit picture to 1/255 once along each axis, and a float picture never: measured 0.0042.
-    assert 0 < error(vae_pixels(array, 64, 96), vae_pixels(picture, 64, 96)) < 8e-3
+    assert 0 < relative_error(vae_pixels(array, 64, 96), vae_pixels(picture, 64, 96)) < 8e-3
     np.testing.assert_array_equal(vae_pixels(array, 300, 400), vae_pixels(picture, 300, 400))
 
 
@@ -129,8 +123,8 @@ def test_clip_pixels_honour_size_mean_and_std() -> None:
     plain = clip_pixels(picture, (20, 30), mean=(0, 0, 0), std=(1, 1, 1))
     assert plain.shape == (3, 20, 30)
     mean, std = np.reshape(CLIP_MEAN, (3, 1, 1)), np.reshape(CLIP_STD, (3, 1, 1))
-    assert error(clip_pixels(picture, (20, 30)), (plain - mean) / std) < 1e-6
-    assert error(clip_pixels(picture, 1, (0, 0, 0), (1, 1, 1)), plain[:, :1, :1]) < 1  # one output pixel works
+    assert relative_error(clip_pixels(picture, (20, 30)), (plain - mean) / std) < 1e-6
+    assert relative_error(clip_pixels(picture, 1, (0, 0, 0), (1, 1, 1)), plain[:, :1, :1]) < 1  # one output pixel works
 
 
 side = st.integers(1, 70)
@@ -166,7 +160,7 @@ def test_ranges(height: int, width: int, rows: int, columns: int, as_floats: boo
 def test_an_axis_of_one_pixel_is_constant(length: int, copies: int, tall: bool) -> None:
     strip = load_images(noise(length, 1) if tall else noise(1, length))[0]
     widened = Image.fromarray(np.repeat(np.asarray(strip), copies, axis=1 if tall else 0))
-    assert error(clip_pixels(strip, 32), clip_pixels(widened, 32)) < 2e-6
+    assert relative_error(clip_pixels(strip, 32), clip_pixels(widened, 32)) < 2e-6
 
 
 @settings(max_examples=40, deadline=None)
